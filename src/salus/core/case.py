@@ -1,0 +1,97 @@
+"""What a data set reader yields: cases, without a pixel opened."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from salus.core.errors import LayoutError
+
+
+class Label(StrEnum):
+    """What is known of a case as a whole. UNKNOWN is never read as NORMAL."""
+
+    NORMAL = "normal"
+    ABNORMAL = "abnormal"
+    UNKNOWN = "unknown"
+
+
+class Split(StrEnum):
+    """What a case may be used for. NONE is not yet assigned; `datasets.protocol.split` does that."""
+
+    NONE = ""
+    TRAIN = "train"
+    VALIDATION = "validation"
+    CALIBRATION = "calibration"
+    TEST = "test"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One annotated abnormality.
+
+    Attributes:
+        name: the finding's name, as the data set spells it.
+        box: (x, y, width, height) in source pixels, x to the right, or None.
+        mask: file of the source's size, non-zero inside the finding, or None.
+    """
+
+    name: str
+    box: tuple[float, float, float, float] | None = None
+    mask: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One study to be learned from or judged.
+
+    Attributes:
+        case_id: unique in its data set; also the name of its folder among results, "/" allowed.
+        patient_id: all cases of one patient share it; splits and intervals go by it.
+        images: the files, not opened.
+        label, findings, split: see their types.
+        groups: anything to stratify by (site, scanner, view, age band), and what the data set says of the lesion.
+    """
+
+    case_id: str
+    patient_id: str
+    images: tuple[Path, ...]
+    label: Label = Label.UNKNOWN
+    findings: tuple[Finding, ...] = ()
+    split: Split = Split.NONE
+    groups: dict[str, str] = field(default_factory=dict)
+
+
+class Dataset(Sequence[Case]):
+    """Cases under a name, in a fixed order. Refuses a patient in two splits and a case id used twice."""
+
+    def __init__(self, name: str, cases: Sequence[Case]) -> None:
+        self.name = name
+        self.cases = tuple(cases)
+        split_of: dict[str, Split] = {}
+        ids: set[str] = set()
+        for case in self.cases:
+            if case.case_id in ids:
+                raise LayoutError(f"{name}: two cases are called '{case.case_id}'.")
+            ids.add(case.case_id)
+            if (other := split_of.setdefault(case.patient_id, case.split)) != case.split:
+                raise LayoutError(
+                    f"{name}: patient '{case.patient_id}' is in two splits, {other or 'none'} and "
+                    f"{case.split or 'none'} (case '{case.case_id}'). Keep all images of a patient in one."
+                )
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __iter__(self) -> Iterator[Case]:
+        return iter(self.cases)
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]
+        return self.cases[index]
+
+    def only(self, *, split: Split | None = None, label: Label | None = None) -> "Dataset":
+        """The cases of one split and/or label, in the same order."""
+        return Dataset(
+            self.name,
+            [c for c in self.cases if (split is None or c.split == split) and (label is None or c.label == label)],
+        )

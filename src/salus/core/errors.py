@@ -1,0 +1,55 @@
+"""Every error Salus raises on purpose.
+
+    SalusError            one clear message: what was expected, what was found, where, the next move
+    ├── ConfigError       a setting or option that does not exist or does not fit
+    ├── LayoutError       a folder that is not laid out as the reader expects
+    ├── ImageError        a file that cannot be read, or pixels that cannot be judged
+    ├── ModelError        a model folder that is incomplete, altered, or made for something else
+    ├── WeightsError      pretrained weights that are missing or not the ones they claim to be
+    ├── TrainingError     training that cannot go on
+    └── StorageError      a result that could not be written; nothing half-written stays behind
+
+The command line prints the message without a traceback and exits with code 2.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class SalusError(Exception):
+    """Base of all errors that are about the user's input rather than about a bug."""
+
+
+class ConfigError(SalusError):
+    """A setting or option that does not exist or does not fit."""
+
+
+class LayoutError(SalusError):
+    """A folder that is not laid out as the reader expects."""
+
+
+class ImageError(SalusError):
+    """A file that cannot be read, or pixels that cannot be judged."""
+
+
+class ModelError(SalusError):
+    """A model folder that is incomplete, altered, or made for something else."""
+
+
+class WeightsError(SalusError):
+    """Pretrained weights that are missing or not the ones they claim to be."""
+
+
+class TrainingError(SalusError):
+    """Training that cannot go on."""
+
+
+class StorageError(SalusError):
+    """A result that could not be written; nothing half-written stays behind."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """' Did you mean 'latent'?' when one of `known` is near `name`, else the list of what is known."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean '{near[0]}'?" if near else f" Known: {', '.join(known)}."

@@ -1,0 +1,66 @@
+"""What is said of one study: `result.json`, format 1."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+
+FORMAT = 1
+
+
+class Verdict(StrEnum):
+    """NORMAL and ABNORMAL compare the score with the calibrated threshold; CANNOT_JUDGE always has a reason."""
+
+    NORMAL = "NORMAL"
+    ABNORMAL = "ABNORMAL"
+    CANNOT_JUDGE = "CANNOT_JUDGE"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """The judgement of one study.
+
+    Attributes:
+        case_id: as in the data set, or the path relative to what was screened, without suffix.
+        sources: file name (relative, never an absolute path) to SHA-256.
+        model: SHA-256 identity of the model that judged.
+        score: higher is more abnormal; None where it could not be judged.
+        p_value: share of healthy calibration cases that score at least this much, conformal, in (0, 1].
+        threshold: score above which a case is called abnormal; None when the model is not calibrated.
+        slice_scores: one score a screened slice, in the order of the volume; empty for a picture.
+        files: what was written beside this file, by role (map, restored, overlay).
+        seconds: wall time spent on the case.
+        versions: salus, torch, numpy.
+    """
+
+    case_id: str
+    sources: Mapping[str, str]
+    model: str
+    verdict: Verdict
+    score: float | None = None
+    p_value: float | None = None
+    threshold: float | None = None
+    reasons: tuple[str, ...] = ()
+    slice_scores: tuple[float, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    versions: Mapping[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+    def to_json(self) -> str:
+        """Indented JSON, stable key order."""
+        return json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Result":
+        """Inverse of `to_json`.
+
+        Raises:
+            ValueError: not a result of format 1.
+        """
+        data = json.loads(text)
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise ValueError(f"not a result.json of format {FORMAT}")
+        data["verdict"] = Verdict(data["verdict"])
+        data["reasons"], data["slice_scores"] = tuple(data["reasons"]), tuple(data["slice_scores"])
+        return cls(**data)
