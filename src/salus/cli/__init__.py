@@ -1,0 +1,33 @@
+"""The command line: `salus COMMAND`. Each command is a thin face on a function of the same name.
+
+Exit codes: 0 done; 2 the user's mistake, one clear message; 3 finished, but some cases failed.
+"""
+
+import sys
+
+import typer
+
+from salus.cli import calibrate, datasets, demo, evaluate, methods, screen, train, weights
+from salus.core.errors import SalusError
+
+app = typer.Typer(
+    help="Learn what healthy looks like; find what does not. For research, not for diagnosis.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (demo, train, screen, evaluate, calibrate, methods, datasets):
+    app.command()(getattr(command, command.__name__.rpartition(".")[2]))
+app.add_typer(weights.app, name="weights")
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        app()
+    except SalusError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("Interrupted. What is finished is kept; the same command goes on.", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,38 @@
+"""salus screen"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from salus.cli.common import bar, say
+
+
+def screen(
+    inputs: Annotated[list[Path], typer.Argument(help="NIfTI, PNG, JPEG or TIFF files, or folders of them.")],
+    model: Annotated[Path, typer.Option(help="Folder written by `salus train`.")],
+    out: Annotated[Path, typer.Option(help="Where results go, one folder a case.")],
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Map what does not look healthy. What this model judged before is not done again.
+
+    salus screen patients/ --model models/ra --out results
+    """
+    from salus import screening
+    from salus.core import Result, Verdict
+
+    failed: list[Result] = []
+    with bar("studies") as (progress, task):
+
+        def shown(result: Result, total: int) -> None:
+            if result.score is None:
+                failed.append(result)
+            progress.update(task, total=total, advance=1, note=result.case_id)
+
+        counts = screening.screen(inputs, model=model, out=out, device=device, on_result=shown)
+    answer = {"results": out, "counts": counts, "failed": {r.case_id: list(r.reasons) for r in failed}}
+    lines = [f"{r.case_id}: {'; '.join(r.reasons)}" for r in failed]
+    totals = ", ".join(f"{counts[v]} {v}" for v in Verdict)
+    say(answer, as_json, "\n".join([*lines, f"{out}: {totals}"]))
+    raise typer.Exit(3 if failed else 0)

@@ -1,0 +1,45 @@
+"""salus train"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from salus.cli.common import bar, say, settings
+
+
+def train(
+    detector: Annotated[str, typer.Argument(help="A name from `salus methods`, such as ra or ae.")],
+    data: Annotated[Path, typer.Option(help="Healthy images, or a data set; see `salus datasets`.")],
+    out: Annotated[Path, typer.Option(help="Where the model goes, a folder.")],
+    dataset: Annotated[str, typer.Option(help="How DATA is laid out.")] = "folder",
+    preset: Annotated[str, typer.Option(help="paper, fast or tiny.")] = "fast",
+    set_: Annotated[list[str] | None, typer.Option("--set", help="A setting, as latent=32 or recipe.batch=8.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="In place of the preset's.")] = None,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted training stopped.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Learn what healthy looks like from healthy images.
+
+    salus train ra --data healthy/ --out models/ra
+    """
+    from salus import training
+
+    chosen = settings(set_ or [])
+    with bar("epochs") as (progress, task):
+
+        def shown(run: training.Run, total: int) -> None:
+            logged = " ".join(f"{k} {v:.4g}" for k, v in run.rows[-1].items() if k not in ("epoch", "seconds"))
+            progress.update(task, total=total, completed=run.epoch, note=logged)
+
+        done = training.train(
+            detector, data, out, dataset=dataset, preset=preset, settings=chosen, epochs=epochs, seed=seed,
+            device=device, precision=precision, resume=resume, on_epoch=shown,
+        )  # fmt: skip
+    answer = {"model": done.folder, "epochs": done.run.epoch, "seconds": done.run.seconds, "left_out": done.left_out}
+    lines = [f"{name} was left out: {reason}" for name, reason in done.left_out]
+    say(answer, as_json, "\n".join([*lines, f"{done.folder}: {done.run.epoch} epochs, {done.run.seconds:.0f} s"]))
+    raise typer.Exit(3 if done.left_out else 0)

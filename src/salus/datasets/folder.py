@@ -1,0 +1,158 @@
+"""A folder of images, in the MVTec convention or without any.
+
+    root/train/good/*                               healthy
+    root/validation/good/*, root/calibration/good/* healthy, optional
+    root/test/good/*, root/test/<finding>/*         healthy, and with that finding
+    root/ground_truth/<finding>/<stem>_mask.png     optional; .nii.gz and the other suffixes too
+    root/metadata.csv                               optional: file, patient_id, any other column is a group
+
+A folder without train, validation, calibration and test holds healthy images at any depth, not yet split.
+The trap is a patient with several images: without `patient_id` in metadata.csv every image counts as a patient of its
+own, and one person may be learned from and tested on.
+"""
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from salus.core import Case, Dataset, Finding, Label, Split
+from salus.core.errors import LayoutError
+
+# The same as salus.io's, which this room does not know; a test compares them.
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nii", ".nii.gz")
+SPLITS = (Split.TRAIN, Split.VALIDATION, Split.CALIBRATION, Split.TEST)
+HEALTHY = ("good", "normal", "healthy")  # names that say so; the convention knows the first
+EXPECTED = (
+    f"Expected train/good/*, test/good/*, test/<finding>/*, or any images ({' '.join(SUFFIXES)}) of healthy people"
+)
+
+
+@dataclass(frozen=True)
+class _Row:
+    patient_id: str
+    groups: dict[str, str]
+
+
+def folder(root: Path) -> Dataset:
+    """The cases under `root`, sorted; no pixel is opened.
+
+    A case is called by its path relative to `root` without suffix; with it where two files differ in nothing else.
+    Hidden files and files of other kinds are passed over.
+
+    Raises:
+        LayoutError: no such folder, no image in it, an image outside the convention, a mask missing beside others of
+            its finding, or a metadata.csv that does not fit the files.
+    """
+    if not root.is_dir():
+        raise LayoutError(f"{root} is not a folder. {EXPECTED}.")
+    for found in root.iterdir():
+        if found.name not in SPLITS and found.name.lower() in SPLITS and found.is_dir():
+            raise LayoutError(f"{found} would be passed over: rename it to '{found.name.lower()}'.")
+    convention = any((root / split).is_dir() for split in SPLITS)
+    files = [file for file in _images(root) if not convention or file.parts[0] in SPLITS]
+    if not files:
+        raise LayoutError(f"{root} holds no image. {EXPECTED}; it holds: {_listing(root)}.")
+    metadata = _metadata(root)
+    stems = Counter(_stem(file) for file in files)
+    cases = []
+    for file in files:
+        case_id = _stem(file) if stems[_stem(file)] == 1 else str(file)
+        split, finding = _place(root, file) if convention else (Split.NONE, "good")
+        row = metadata.get(file, _Row("", {}))
+        cases.append(
+            Case(
+                case_id=case_id,
+                patient_id=row.patient_id or case_id,
+                images=(root / file,),
+                label=Label.NORMAL if finding == "good" else Label.ABNORMAL,
+                findings=() if finding == "good" else (Finding(name=finding, mask=_mask(root, finding, file)),),
+                split=split,
+                groups=row.groups,
+            )
+        )
+    return Dataset(root.resolve().name or "folder", cases)
+
+
+def _images(root: Path) -> list[PurePosixPath]:
+    """Paths relative to `root`, sorted. Links to folders are followed, each folder once."""
+    found, seen = [], set()
+    for place, folders, files in os.walk(root, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "ground_truth")
+        inside = PurePosixPath(Path(place).relative_to(root).as_posix())
+        found += [inside / n for n in files if not n.startswith(".") and n.lower().endswith(SUFFIXES)]
+    return sorted(found)
+
+
+def _stem(file: PurePosixPath) -> str:
+    """The path without its suffix, `.nii.gz` being one."""
+    name = str(file)
+    return name[: -len(max((s for s in SUFFIXES if name.lower().endswith(s)), key=len))]
+
+
+def _place(root: Path, file: PurePosixPath) -> tuple[Split, str]:
+    """Split and finding of a file in the convention."""
+    split, finding = Split(file.parts[0]), file.parts[1]
+    if len(file.parts) < 3:
+        raise LayoutError(f"{root / file} lies directly in {split}/. {EXPECTED}.")
+    if finding != "good" and finding.lower() in HEALTHY:
+        raise LayoutError(f"{root / split / finding} would count as a finding; healthy images belong in {split}/good.")
+    if split != Split.TEST and finding != "good":
+        raise LayoutError(
+            f"{root / file}: {split}/ may hold healthy images only, in {split}/good. Found {split}/{finding}."
+        )
+    return split, finding
+
+
+def _mask(root: Path, finding: str, file: PurePosixPath) -> Path | None:
+    masks = root / "ground_truth" / finding
+    if not masks.is_dir():
+        return None
+    stem = str(PurePosixPath(_stem(file)).relative_to(f"test/{finding}"))
+    for suffix in SUFFIXES:
+        if (mask := masks / f"{stem}_mask{suffix}").is_file():
+            return mask
+    raise LayoutError(f"{masks / stem}_mask.png is missing, the mask of {root / file}. {masks} holds others.")
+
+
+def _metadata(root: Path) -> dict[PurePosixPath, _Row]:
+    table = root / "metadata.csv"
+    if not table.is_file():
+        return {}
+    rows: dict[PurePosixPath, _Row] = {}
+    for line, row in _lines(table):
+        file = PurePosixPath(row.pop("file", "").replace("\\", "/"))
+        if not (root / file).is_file():
+            raise LayoutError(f"{table}, line {line}: there is no file '{file}' in {root}.")
+        if file in rows:
+            raise LayoutError(f"{table}, line {line}: '{file}' has a row already.")
+        rows[file] = _Row(row.pop("patient_id", ""), row)
+    return rows
+
+
+def _lines(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Line number and the filled-in cells of each row."""
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            if "file" not in (reader.fieldnames or ()):
+                raise LayoutError(
+                    f"{table} has no column 'file' (paths relative to {table.parent}); it has: "
+                    f"{', '.join(reader.fieldnames or ()) or 'nothing'}."
+                )
+            for row in reader:
+                yield reader.line_num, {str(name): cell.strip() for name, cell in row.items() if name and cell}
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        raise LayoutError(f"{table} cannot be read as a comma-separated table in UTF-8: {error}.") from error
+
+
+def _listing(root: Path) -> str:
+    names = sorted(path.name for path in root.iterdir())
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return (", ".join(names[:8]) or "nothing") + more

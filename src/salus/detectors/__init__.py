@@ -1,0 +1,61 @@
+"""The registry: a name of the command line to a class. Adding a method costs one line here."""
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from salus.core.errors import ConfigError, did_you_mean
+from salus.detectors.base import Detection, Detector, Preset, Recipe, Restorer, Update
+from salus.scores import build_score
+
+DETECTORS = {
+    "ae": "salus.detectors.ae:AE",
+    "mean-intensity": "salus.detectors.floors:MeanIntensity",
+    "pca": "salus.detectors.floors:PCA",
+    "ra": "salus.detectors.ra:RA",
+}
+
+__all__ = ["DETECTORS", "Detection", "Detector", "Preset", "Recipe", "Restorer", "Update", "build", "detector_class"]
+
+
+def detector_class(name: str) -> type[Detector]:
+    """The class behind a name.
+
+    Raises:
+        ConfigError: no such detector.
+    """
+    if name not in DETECTORS:
+        raise ConfigError(f"There is no detector '{name}'.{did_you_mean(name, DETECTORS)}")
+    module, attribute = DETECTORS[name].split(":")
+    found: type[Detector] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def build(name: str, settings: Mapping[str, Any], score: Mapping[str, Any]) -> Detector:
+    """A fresh detector, its weights drawn from torch's global generator.
+
+    Args:
+        name: key of `DETECTORS`.
+        settings: values for its `Config`; what is left out has the default.
+        score: `name` and settings of the score; ignored by methods that restore nothing.
+
+    Raises:
+        ConfigError: no such detector, setting or value; the message names it.
+    """
+    kind = detector_class(name)
+    known = [field.name for field in dataclasses.fields(kind.Config)]
+    for key in settings:
+        if key not in known:
+            raise ConfigError(f"{name} has no setting '{key}'.{did_you_mean(key, known)}")
+    try:
+        config = kind.Config(**settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(p) for p in first["loc"])
+        raise ConfigError(f"{name}: {place or 'settings'}: {first['msg']}, got {first['input']!r}.") from None
+    if issubclass(kind, Restorer):
+        return kind(config, build_score(**score))  # type: ignore[call-arg]
+    return kind(config)

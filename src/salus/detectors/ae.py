@@ -1,0 +1,93 @@
+"""AE: an autoencoder whose code holds as much as healthy images have and no more.
+
+Written from Cai, Chen, Cheng, "Rethinking Autoencoders for Medical Anomaly Detection from A Theoretical
+Perspective", arXiv:2403.09303; layers and training settings from `MedIAnomaly` as described in docs/methods/ae.md.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import ClassVar
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from salus.detectors.base import Preset, Recipe, Restorer, Update
+from salus.scores.base import Score
+
+
+@dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
+class AEConfig:
+    """Settings of `AE`."""
+
+    size: int = Field(64, ge=16, multiple_of=16)  # side of the square input, pixels
+    latent: int = Field(16, ge=1)  # d, entries of the code; the paper's best: X-ray 4, brain 16 to 32
+    hidden: int = Field(1024, ge=2)  # D, width of the layers around the code
+    widths: tuple[int, int, int, int] = (16, 32, 64, 64)  # channels after each halving
+
+
+class AE(Restorer):
+    """Plain autoencoder, mean squared error, values scaled to [-1, 1] inside."""
+
+    Config = AEConfig
+    FAMILY = "reconstruction"
+    PAPER = "Cai et al. 2024, arXiv:2403.09303"
+    PRESETS: ClassVar[Mapping[str, Preset]] = {
+        "paper": Preset(
+            recipe=Recipe(epochs=250, batch=64, learning_rate=1e-3, select="last"),
+            score={"name": "squared"},
+            about="arXiv:2403.09303 and its code: 64 px, d = 16, Adam 1e-3, batch 64, 250 epochs, last weights",
+        ),
+        "fast": Preset(
+            recipe=Recipe(epochs=250, batch=64, learning_rate=1e-3, select="last"),
+            score={"name": "squared"},
+            about="the published recipe as it is: it fits a laptop",
+        ),
+        "tiny": Preset(
+            settings={"size": 32, "latent": 8, "hidden": 64, "widths": (8, 16, 16, 16)},
+            recipe=Recipe(epochs=30, batch=16, learning_rate=3e-3, select="last"),
+            score={"name": "squared"},
+            about="tests",
+        ),
+    }
+
+    def __init__(self, config: AEConfig, score: Score) -> None:
+        super().__init__(score)
+        self.config = config
+        a, b, c, d = config.widths
+        flat = d * (config.size // 16) ** 2
+        self.encoder = nn.Sequential(
+            *down(1, a), *down(a, b), *down(b, c), *down(c, d), nn.Flatten(),
+            nn.Linear(flat, config.hidden), nn.BatchNorm1d(config.hidden), nn.ReLU(inplace=True),
+            nn.Linear(config.hidden, config.latent),
+        )  # fmt: skip
+        self.decoder = nn.Sequential(
+            nn.Linear(config.latent, config.hidden), nn.BatchNorm1d(config.hidden), nn.ReLU(inplace=True),
+            nn.Linear(config.hidden, flat), nn.Unflatten(1, (d, config.size // 16, config.size // 16)),
+            *up(d, c), *up(c, b), *up(b, a), nn.ConvTranspose2d(a, 1, 4, 2, 1, bias=False),
+        )  # fmt: skip
+
+    def parts(self) -> Mapping[str, Iterable[nn.Parameter]]:
+        return {"autoencoder": [*self.encoder.parameters(), *self.decoder.parameters()]}
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """(B, 1, H, W) on the inner scale [-1, 1], not clamped: the output layer has no activation."""
+        out: Tensor = self.decoder(self.encoder(2 * x - 1)).float()
+        return out
+
+    def restore(self, x: Tensor) -> Tensor:
+        return ((self.reconstruct(x) + 1) / 2).clamp(0, 1)
+
+    def training_step(self, x: Tensor, update: Update, progress: float) -> dict[str, Tensor]:
+        error = (self.reconstruct(x) - (2 * x - 1)).square().mean()
+        update("autoencoder", error)
+        return {"mse": error.detach()}
+
+
+def down(ins: int, outs: int) -> list[nn.Module]:
+    """Halve the picture."""
+    return [nn.Conv2d(ins, outs, 4, 2, 1, bias=False), nn.BatchNorm2d(outs), nn.ReLU(inplace=True)]
+
+
+def up(ins: int, outs: int) -> list[nn.Module]:
+    """Double the picture."""
+    return [nn.ConvTranspose2d(ins, outs, 4, 2, 1, bias=False), nn.BatchNorm2d(outs), nn.ReLU(inplace=True)]

@@ -1,0 +1,56 @@
+"""What reading and writing share: hashes of files, and writing that is either finished or never happened."""
+
+import contextlib
+import errno
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from uuid import uuid4
+
+from salus.core.errors import ImageError, StorageError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room, no quota, file larger than this process may write
+
+
+def file_sha256(paths: Iterable[Path]) -> str:
+    """SHA-256 (hex) of all bytes of `paths`, one file after the other in the given order.
+
+    Raises:
+        ImageError: a file cannot be opened.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        except OSError as error:
+            raise ImageError(f"{path} cannot be opened: {error.strerror or error}.") from error
+    return digest.hexdigest()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write `content` to `path`, replacing what is there; a reader sees the old file or the new, never half of one.
+
+    Raises:
+        StorageError: the disk is full or the place cannot be written; `path` is as it was, nothing is left beside it.
+    """
+    # The same folder, since a rename is only atomic within one file system; a short name, since `path`'s may be long.
+    temporary = path.with_name(f".salus-{uuid4().hex}.part")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno in FULL:
+            raise StorageError(
+                f"disk full: {path} needs {len(content):,} bytes ({error.strerror}). Nothing was written; "
+                "make room or choose another folder."
+            ) from error
+        raise StorageError(f"{path} cannot be written: {error.strerror or error}.") from error
+    finally:
+        with contextlib.suppress(OSError):  # after the rename there is none; a missing folder has none either
+            temporary.unlink(missing_ok=True)

@@ -1,0 +1,277 @@
+"""A trained model: preparation + detector + calibration + card, in a folder that holds no code.
+
+    MODEL/model.json            what it is; carries its own SHA-256 and that of every other file
+    MODEL/weights.safetensors   the detector's tensors; frozen trunks are not among them
+    MODEL/train.csv, loss.png   how it was trained
+    MODEL/progress/             only while training
+
+A name in `model.json` is looked up in the registry; no import path is ever read from a file.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from salus.core import Dataset, Label, Split
+from salus.core.errors import ConfigError, LayoutError, ModelError
+from salus.datasets import open_dataset
+from salus.detectors import Detector, build
+from salus.io import read_image
+from salus.io.files import file_sha256, write_whole
+from salus.metrics import pixel_threshold
+from salus.preprocess.cache import PreparedCache
+from salus.preprocess.preparation import Preparation
+
+FORMAT = 1
+WEIGHTS = "weights.safetensors"
+PREPARATION = TypeAdapter(Preparation)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What healthy people score, so that a threshold means a share of false alarms.
+
+    Attributes:
+        scores: ascending scores of the healthy calibration cases.
+        false_alarms: share of healthy cases that may be flagged, in (0, 1).
+        pixel_threshold: map value that at most `false_alarms` of the healthy pixels exceed.
+        patients: patients behind the scores.
+    """
+
+    scores: tuple[float, ...]
+    false_alarms: float
+    pixel_threshold: float
+    patients: int
+
+    @property
+    def threshold(self) -> float | None:
+        """The healthy score above which fewer than `false_alarms` of the healthy lie, conformal.
+
+        A case is flagged where its p-value is at most `false_alarms`, which is where its score exceeds this one.
+        None where the calibration cases are too few for the asked share: n must be at least 1/false_alarms - 1.
+        """
+        allowed = int(np.floor(self.false_alarms * (len(self.scores) + 1) + 1e-9))
+        return None if allowed == 0 else self.scores[len(self.scores) - allowed]
+
+    def p_value(self, score: float) -> float:
+        """(1 + healthy scores at least as high) / (1 + healthy scores): valid if the case is healthy."""
+        as_high = len(self.scores) - int(np.searchsorted(self.scores, score, side="left"))
+        return (1 + as_high) / (1 + len(self.scores))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """All that is needed to judge a new image the way the healthy ones were judged.
+
+    Attributes:
+        name, settings, score: enough for `detectors.build`.
+        detector: in eval mode.
+        preparation: resolved (no "auto").
+        calibration: None until calibrated.
+        card: for people and audits: data set, counts, recipe, seed, manifest hash, unit, modality.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    score: Mapping[str, Any]
+    detector: Detector
+    preparation: Preparation
+    calibration: Calibration | None = None
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+    def describe(self, weights_sha256: str) -> dict[str, Any]:
+        """`model.json` without its own hash."""
+        return {
+            "format": FORMAT,
+            "detector": self.name,
+            "settings": dict(self.settings),
+            "score": dict(self.score),
+            "preparation": PREPARATION.dump_python(self.preparation, mode="json"),
+            "calibration": asdict(self.calibration) if self.calibration else None,
+            "card": dict(self.card),
+            "versions": versions(),
+            "files": {WEIGHTS: weights_sha256},
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write the folder; `model.json` comes last, so that a folder that has one is complete.
+
+        Raises:
+            StorageError: disk full or not writable; an earlier model there stays whole.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = save_tensors(learned(self.detector))
+        about = self.describe(hashlib.sha256(weights).hexdigest())
+        write_whole(folder / WEIGHTS, weights)
+        write_whole(folder / "model.json", sealed(about).encode())
+
+    @classmethod
+    def load(cls, folder: Path, *, device: str | torch.device = "cpu") -> "Model":
+        """Read and verify a folder.
+
+        Raises:
+            ModelError: missing, altered, newer, or for a setting this version does not know.
+        """
+        about = opened(folder)
+        weights = folder / WEIGHTS
+        if not weights.is_file():
+            raise ModelError(f"{weights} is missing. A model folder holds model.json and {WEIGHTS}; copy both.")
+        if (found := file_sha256([weights])) != about["files"][WEIGHTS]:
+            raise ModelError(
+                f"{weights} was altered: SHA-256 {found[:12]}, model.json says {about['files'][WEIGHTS][:12]}."
+            )
+        try:
+            detector = build(about["detector"], about["settings"], about["score"])
+            preparation = PREPARATION.validate_python(about["preparation"])
+            calibration = about["calibration"] and Calibration(
+                **{**about["calibration"], "scores": tuple(about["calibration"]["scores"])}
+            )
+            missing, unknown = detector.load_state_dict(load_tensors(weights.read_bytes()), strict=False)
+        except (ConfigError, ValidationError, SafetensorError, RuntimeError) as error:
+            raise ModelError(f"{folder} does not fit this version of Salus: {error}") from error
+        if unknown or any(not key.startswith("score.") for key in missing):
+            raise ModelError(f"{weights} lacks {missing} or has too much {unknown}.")
+        return cls(
+            name=about["detector"],
+            settings=about["settings"],
+            score=about["score"],
+            detector=detector.to(device).eval(),
+            preparation=preparation,
+            calibration=calibration or None,
+            card=about["card"],
+        )
+
+    @property
+    def summary(self) -> str:
+        """One word or two for tables: the detector and what its map is made of."""
+        score = getattr(self.detector, "score", None)
+        return f"{self.name} + {score.name}" if score is not None else self.name
+
+
+def model_id(folder: Path) -> str:
+    """SHA-256 that names everything that can change a verdict: settings, weights, calibration."""
+    return str(opened(folder)["sha256"])
+
+
+@torch.no_grad()
+def detections(
+    detector: Detector, rows: NDArray[np.float32], *, batch: int = 32
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]:
+    """What `detector` sees in many prepared slices: maps (n, 1, H, W), scores (n,), restored (n, 1, H, W) or None.
+
+    In full precision, so that a score does not depend on the processor it was computed on.
+    """
+    device = next(chain(detector.parameters(), detector.buffers())).device
+    seen = [
+        detector.detect(torch.from_numpy(np.array(rows[start : start + batch])).to(device))
+        for start in range(0, len(rows), batch)
+    ]
+    restored = None if seen[0].restored is None else torch.cat([s.restored for s in seen if s.restored is not None])
+    maps, scores = torch.cat([s.map for s in seen]), torch.cat([s.score for s in seen])
+    return maps.cpu().numpy(), scores.cpu().numpy(), None if restored is None else restored.cpu().numpy()
+
+
+def case_score(slice_scores: NDArray[np.float32]) -> float:
+    """A study is as abnormal as its worst slice."""
+    return float(slice_scores.max())
+
+
+def calibrate(
+    folder: Path, data: Path, *, dataset: str = "folder", false_alarms: float | None = None, device: str = "cpu"
+) -> Model:
+    """Set the threshold of the model in `folder` from healthy images, and save it; the command of the same name.
+
+    Args:
+        data: healthy images of people the model was not trained on; of a data set with a calibration part, that part.
+        false_alarms: share of healthy cases that may be flagged; None keeps the model's, 0.05 at first.
+
+    Raises:
+        ModelError, LayoutError, ConfigError: see their messages.
+    """
+    model = Model.load(folder, device=device)
+    cases = open_dataset(dataset, data).only(label=Label.NORMAL)
+    cases = cases.only(split=Split.CALIBRATION) or cases
+    if false_alarms is None:
+        false_alarms = model.calibration.false_alarms if model.calibration else 0.05
+    model = replace(model, calibration=calibration_of(model, cases, false_alarms))
+    model.save(folder)
+    return model
+
+
+def calibration_of(model: Model, cases: Dataset, false_alarms: float = 0.05) -> Calibration:
+    """What the healthy `cases` score.
+
+    Raises:
+        ConfigError: `false_alarms` is no share.
+        LayoutError: none of the cases can be judged.
+    """
+    if not 0 < false_alarms < 1:
+        raise ConfigError(f"false alarms is a share between 0 and 1, got {false_alarms}.")
+    prepared = PreparedCache().prepare([case.images[0] for case in cases], model.preparation, read_image)
+    if not len(prepared.rows):
+        raise LayoutError(f"{cases.name}: none of {len(cases)} healthy images can be judged: {prepared.failures[:1]}")
+    maps, scores, _ = detections(model.detector, prepared.rows)
+    of_case = [case_score(scores[prepared.case == case]) for case in np.unique(prepared.case)]
+    return Calibration(
+        scores=tuple(sorted(of_case)),
+        false_alarms=false_alarms,
+        pixel_threshold=pixel_threshold(maps, false_alarms=false_alarms),
+        patients=len({cases[int(index)].patient_id for index in np.unique(prepared.case)}),
+    )
+
+
+def learned(detector: Detector) -> dict[str, torch.Tensor]:
+    """The tensors a model consists of: all but the score's frozen ones, contiguous, on the CPU."""
+    state = detector.state_dict()
+    return {k: v.detach().cpu().contiguous() for k, v in state.items() if not k.startswith("score.")}
+
+
+def versions() -> dict[str, str]:
+    """Versions that can move numbers."""
+    return {name: version(name) for name in ("salus", "torch", "numpy", "scipy")}
+
+
+def sealed(about: Mapping[str, Any]) -> str:
+    """JSON text that carries the SHA-256 of its own content."""
+    content = json.dumps(about, sort_keys=True, allow_nan=False)
+    return (
+        json.dumps({**about, "sha256": hashlib.sha256(content.encode()).hexdigest()}, indent=1, allow_nan=False) + "\n"
+    )
+
+
+def opened(folder: Path) -> dict[str, Any]:
+    """`model.json`, its format and its own hash checked.
+
+    Raises:
+        ModelError: see the message.
+    """
+    path = folder / "model.json"
+    if not path.is_file():
+        if (folder / "progress").is_dir():
+            raise ModelError(f"{folder}: training has not finished. Go on with `salus train ... --resume`.")
+        raise ModelError(f"{path} is missing. A model folder is what `salus train --out` wrote.")
+    try:
+        about = json.loads(path.read_bytes())
+        claimed = about.pop("sha256")
+        form = about["format"]
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ModelError(f"{path} was altered: it is not the JSON that Salus wrote ({error}).") from None
+    if isinstance(form, int) and form > FORMAT:
+        raise ModelError(f"{path} has format {form}; this Salus reads up to {FORMAT}. Install a newer Salus.")
+    found = hashlib.sha256(json.dumps(about, sort_keys=True, allow_nan=False).encode()).hexdigest()
+    if found != claimed:
+        raise ModelError(f"{path} was altered: SHA-256 of its content is {found[:12]}, it says {str(claimed)[:12]}.")
+    return {**about, "sha256": claimed}

@@ -1,0 +1,190 @@
+"""Prepared images on disk, computed once and mapped into memory.
+
+    <folder>/<key>/rows.f32       (n, 1, size, size) float32, little-endian, no header
+    <folder>/<key>/index.json     n, size, which case each row belongs to, and which cases could not be read
+
+The key is the SHA-256 of the source files' hashes in order, the preparation and the format's version, so that nothing
+is ever found under a key it does not belong to. An entry is built in a folder of another name and renamed when whole.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from salus.core import Image
+from salus.core.errors import ConfigError, ImageError, StorageError
+from salus.preprocess.preparation import Preparation
+
+FORMAT = 1  # raise it whenever the same preparation gives other values
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+SAMPLE = np.dtype("<f4")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prepared:
+    """Prepared slices of many cases.
+
+    Attributes:
+        rows: (n, 1, size, size) float32 in [0, 1], read-only, mapped from disk.
+        case: (n,) for each row the index of its path among those asked for; increasing.
+        failures: (path, reason) of what could not be read or judged; it has no rows.
+    """
+
+    rows: NDArray[np.float32]
+    case: NDArray[np.int64]
+    failures: tuple[tuple[Path, str], ...]
+
+
+def default_folder() -> Path:
+    """$SALUS_CACHE, else $XDG_CACHE_HOME/salus/prepared, else ~/.cache/salus/prepared."""
+    if chosen := os.environ.get("SALUS_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "salus" / "prepared"
+
+
+class PreparedCache:
+    """Prepares many files, or finds them prepared."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = default_folder() if folder is None else folder
+
+    def prepare(
+        self,
+        paths: Sequence[Path],
+        preparation: Preparation,
+        read: Callable[[Path], Image],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Prepared:
+        """All slices of `paths` in their order.
+
+        Args:
+            paths: one file a case.
+            preparation: resolved: 'auto' would let each image decide for itself.
+            read: opens one of them; `salus.io.read_image`.
+            progress: called with (cases done, cases in all) after each case, and once with all when found on disk.
+
+        Raises:
+            ConfigError: the preparation is not resolved.
+            StorageError: the disk is full or cannot be written; nothing of this entry is left on it.
+        """
+        if preparation.intensity == "auto":
+            raise ConfigError("prepare() needs a decided intensity: call preparation.resolve(first image) before.")
+        entry = self.folder / _key(paths, preparation)
+        if (found := _open(entry, paths, preparation.size)) is not None:
+            if progress:
+                progress(len(paths), len(paths))
+            return found
+        try:
+            self._build(entry, paths, preparation, read, progress)
+        except OSError as error:
+            what = "disk full" if error.errno in FULL else "the cache cannot be written"
+            raise StorageError(
+                f"{what}: {entry.parent} ({error.strerror or error}) while preparing {len(paths):,} images. Nothing of "
+                "it was kept; make room or set SALUS_CACHE to another folder."
+            ) from error
+        prepared = _open(entry, paths, preparation.size)
+        if prepared is None:
+            raise StorageError(f"{entry} was written and cannot be read back; is something else changing the cache?")
+        return prepared
+
+    def _build(
+        self,
+        entry: Path,
+        paths: Sequence[Path],
+        preparation: Preparation,
+        read: Callable[[Path], Image],
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._sweep()
+        building = Path(tempfile.mkdtemp(prefix=".building-", dir=self.folder))
+        try:
+            # Written as a stream: a full disk is an error here, and would be a crash under a memory map.
+            with (building / "rows.f32").open("wb") as file:
+                index = _write_rows(file, paths, preparation, read, progress)
+                _to_disk(file)
+            with (building / "index.json").open("wb") as file:
+                file.write(json.dumps(index).encode())
+                _to_disk(file)
+            shutil.rmtree(entry, ignore_errors=True)  # only ever a damaged one
+            try:
+                os.rename(building, entry)
+            except OSError:
+                if not entry.is_dir():  # another process was faster otherwise, with the same rows
+                    raise
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+
+    def _sweep(self) -> None:
+        """Remove what processes killed in the middle left behind; a day is longer than any of them takes."""
+        for left in self.folder.glob(".building-*"):
+            with contextlib.suppress(OSError):  # another process may sweep too
+                if time.time() - left.stat().st_mtime > 86_400:
+                    shutil.rmtree(left, ignore_errors=True)
+
+
+def _write_rows(
+    file: BinaryIO,
+    paths: Sequence[Path],
+    preparation: Preparation,
+    read: Callable[[Path], Image],
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, object]:
+    case: list[int] = []
+    failures: list[tuple[int, str]] = []
+    for index, path in enumerate(paths):
+        try:
+            array = preparation(read(path)).array
+        except (ImageError, OSError) as error:  # reading failed; writing below is not inside this try
+            failures.append((index, str(error)))
+        else:
+            slices = np.moveaxis(array.reshape(*array.shape[:2], -1), -1, 0)
+            file.write(np.ascontiguousarray(slices, dtype=SAMPLE).tobytes())
+            case += [index] * len(slices)
+        if progress:
+            progress(index + 1, len(paths))
+    return {"format": FORMAT, "size": preparation.size, "case": case, "failures": failures}
+
+
+def _open(entry: Path, paths: Sequence[Path], size: int) -> Prepared | None:
+    """The entry, or None where it is missing or not whole."""
+    try:
+        index = json.loads((entry / "index.json").read_text())
+        shape = (len(index["case"]), 1, size, size)
+        if (entry / "rows.f32").stat().st_size != int(np.prod(shape)) * SAMPLE.itemsize:
+            return None
+        failures = tuple((paths[case], str(reason)) for case, reason in index["failures"])
+        # An empty file cannot be mapped.
+        rows = np.memmap(entry / "rows.f32", SAMPLE, "r", shape=shape) if shape[0] else np.empty(shape, np.float32)
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        return None
+    return Prepared(rows=rows, case=np.array(index["case"], dtype=np.int64), failures=failures)
+
+
+def _key(paths: Sequence[Path], preparation: Preparation) -> str:
+    digest = hashlib.sha256(json.dumps([FORMAT, asdict(preparation)], sort_keys=True).encode())
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError:
+            # It becomes a failure of this entry; once it can be read, the key is another.
+            digest.update(b"unreadable")
+    return digest.hexdigest()
+
+
+def _to_disk(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())

@@ -1,0 +1,38 @@
+"""Comparing an image with its restoration. One score a name; the name is part of every result."""
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from salus.core.errors import ConfigError, did_you_mean
+from salus.scores.base import Score
+
+SCORES = {
+    "residual": "salus.scores.residual:Residual",
+    "squared": "salus.scores.residual:Squared",
+    "equation5": "salus.scores.equation5:Equation5",
+}
+
+
+def build_score(name: str = "residual", **settings: Any) -> Score:
+    """The score called `name`.
+
+    Raises:
+        ConfigError: no such score or setting.
+        WeightsError: it needs pretrained weights that are not there.
+    """
+    if name not in SCORES:
+        raise ConfigError(f"There is no score '{name}'.{did_you_mean(name, SCORES)}")
+    module, attribute = SCORES[name].split(":")
+    kind = getattr(importlib.import_module(module), attribute)
+    known = [k for k in kind.__init__.__annotations__ if k != "return"]
+    for key in settings:
+        if key not in known:
+            raise ConfigError(f"score {name} has no setting '{key}'.{did_you_mean(key, known)}")
+    score: Score = kind(**settings)
+    return score
+
+
+def score_settings(score: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy with the default name filled in, as it is written into a model."""
+    return {"name": "residual", **score}

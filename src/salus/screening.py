@@ -1,0 +1,310 @@
+"""Screening: gate, prepare, detect, bring home, judge.
+
+Studies are read a few ahead, their slices go through the detector in batches, and each case is written when it is
+judged: `result.json` last, so that a folder that has one is whole. Memory does not grow with the number of studies.
+"""
+
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from salus.core import Case, Dataset, Image, Result, Split, Verdict
+from salus.core.errors import ImageError, LayoutError, SalusError, StorageError
+from salus.datasets import open_dataset
+from salus.io import IMAGE_SUFFIXES, read_image, write_image
+from salus.io.files import file_sha256, write_whole
+from salus.io.results import read_result, write_overlay, write_result, write_table
+from salus.model import Model, case_score, detections, model_id, versions
+from salus.preprocess.geometry import resample
+
+T = TypeVar("T")
+R = TypeVar("R")
+BATCH = 32  # slices that go through the network together
+READERS = 2
+DISPLAY = 256  # side of the overlay, pixels
+
+
+@dataclass(kw_only=True)
+class Ready:
+    """A study that passed the gate, or the reason why it did not."""
+
+    case: Case
+    sources: dict[str, str]
+    source: Image | None = None
+    prepared: Image | None = None
+    reason: str = ""
+    seconds: float = 0.0
+
+
+class Screener:
+    """A model at work.
+
+    screener = Screener.load(Path("models/ra"))
+    for result in screener.each(cases, out=Path("results")): ...
+    """
+
+    def __init__(self, model: Model, identity: str, *, device: str = "cpu") -> None:
+        self.model, self.identity, self.device = model, identity, device
+
+    @classmethod
+    def load(cls, folder: Path, *, device: str = "auto") -> Self:
+        """The model in `folder`, verified.
+
+        Raises:
+            ModelError: missing, altered, or newer than this Salus.
+        """
+        import torch
+
+        chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        return cls(Model.load(folder, device=chosen), model_id(folder), device=chosen)
+
+    def each(self, cases: Iterable[Case], *, out: Path) -> Iterator[Result]:
+        """Judge `cases`, write each under `out`, and yield its result in order; finished ones are not done again.
+
+        Raises:
+            StorageError: disk full. What is finished stays; the same call goes on from there.
+        """
+        with ThreadPoolExecutor(READERS) as pool:
+            waiting: list[Ready] = []
+            for item in ahead(pool, lambda case: self.ready(case, out), cases, READERS + 2):
+                if isinstance(item, Result):
+                    yield from self.flush(waiting, out, pool)
+                    waiting = []
+                    yield item
+                    continue
+                waiting.append(item)
+                if sum(slices_of(r.prepared).shape[0] for r in waiting if r.prepared) >= BATCH or len(waiting) >= BATCH:
+                    yield from self.flush(waiting, out, pool)
+                    waiting = []
+            yield from self.flush(waiting, out, pool)
+
+    def ready(self, case: Case, out: Path) -> Ready | Result:
+        """Read and prepare one study; its result where it was judged before by this model."""
+        started = time.perf_counter()
+        sources: dict[str, str] = {}
+        try:
+            sources = {path.name: file_sha256([path]) for path in case.images}
+            done = read_result(out / case.case_id)
+            if done is not None and done.model == self.identity and done.sources == sources:
+                return done
+            source = read_image(case.images[0])
+            self.check_kind(source)
+            prepared = self.model.preparation(source)
+        except SalusError as error:
+            return Ready(case=case, sources=sources, reason=str(error))
+        except Exception as error:  # one study must never stop the others; the row says what happened
+            return Ready(case=case, sources=sources, reason=f"unexpected {type(error).__name__}: {error}")
+        seconds = time.perf_counter() - started
+        return Ready(case=case, sources=sources, source=source, prepared=prepared, seconds=seconds)
+
+    def check_kind(self, source: Image) -> None:
+        """A model of bare pictures cannot judge scans in millimetres, nor the other way round."""
+        unit = self.model.card.get("unit", source.unit)
+        if source.unit != unit:
+            kinds = {"mm": "scans with a place in the patient (mm)", "px": "bare pictures (px)"}
+            raise ImageError(
+                f"the model was trained on {kinds[unit]}; {source.origin.files[0]} is one of {kinds[source.unit]}."
+            )
+
+    def flush(self, waiting: Sequence[Ready], out: Path, pool: ThreadPoolExecutor) -> Iterator[Result]:
+        """Detect in all waiting studies together, then bring home, judge and write each."""
+        started = time.perf_counter()
+        good = [r for r in waiting if r.prepared is not None]
+        found: list[tuple[Ready, NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]] = []
+        if good:
+            stacks = [slices_of(r.prepared) for r in good if r.prepared is not None]
+            maps, scores, restored = detections(self.model.detector, np.concatenate(stacks), batch=BATCH)
+            ends = np.cumsum([len(s) for s in stacks])[:-1]
+            pictures = np.split(restored, ends) if restored is not None else [None] * len(good)
+            found = list(zip(good, np.split(maps, ends), np.split(scores, ends), pictures, strict=True))
+        share = (time.perf_counter() - started) / max(1, len(good))
+        judged = {r.case.case_id: pool.submit(self.finish, r, m, s, p, out, share) for r, m, s, p in found}
+        for item in waiting:
+            yield judged[item.case.case_id].result() if item.prepared is not None else self.refuse(item, out)
+
+    def finish(
+        self,
+        item: Ready,
+        maps: NDArray[np.float32],
+        scores: NDArray[np.float32],
+        restored: NDArray[np.float32] | None,
+        out: Path,
+        share: float,
+    ) -> Result:
+        """Bring the maps home, judge, write the case's folder."""
+        started = time.perf_counter()
+        if item.source is None or item.prepared is None:
+            raise ValueError("only studies that passed the gate are finished")
+        folder = make_folder(out / item.case.case_id)
+        suffix = ".nii.gz" if item.source.array.ndim == 3 or item.source.unit == "mm" else ".tif"
+        files = {"map": "map" + suffix, "overlay": "overlay.png"}
+        write_image(at_home(maps, item.prepared, item.source), folder / files["map"])
+        if restored is not None:
+            files["restored"] = "restored" + suffix
+            write_image(at_home(restored, item.prepared, item.source), folder / files["restored"])
+        worst = int(np.argmax(scores))
+        shown = slices_of(replace(self.model.preparation, size=DISPLAY)(item.source))[worst, 0]
+        calibration = self.model.calibration
+        write_overlay(
+            folder / "overlay.png", shown, maps[worst, 0], calibration.pixel_threshold if calibration else None
+        )
+        score = case_score(scores)
+        result = Result(
+            case_id=item.case.case_id,
+            sources=item.sources,
+            model=self.identity,
+            score=score,
+            slice_scores=tuple(float(s) for s in scores) if item.source.array.ndim == 3 else (),
+            files=files,
+            seconds=item.seconds + share + time.perf_counter() - started,
+            versions=versions(),
+            **self.verdict(score),
+        )
+        write_result(folder, result)
+        return result
+
+    def verdict(self, score: float) -> dict[str, Any]:
+        """Verdict, p-value, threshold and reasons for a score."""
+        calibration = self.model.calibration
+        if calibration is None:
+            return {"verdict": Verdict.CANNOT_JUDGE, "reasons": ("the model is not calibrated: run `salus calibrate`",)}
+        p_value, threshold = calibration.p_value(score), calibration.threshold
+        if threshold is None:
+            needed = round(1 / calibration.false_alarms) - 1
+            reason = (
+                f"{len(calibration.scores)} healthy calibration cases cannot tell {calibration.false_alarms:.0%} of "
+                f"false alarms; {needed} are needed: run `salus calibrate` with more"
+            )
+            return {"verdict": Verdict.CANNOT_JUDGE, "p_value": p_value, "reasons": (reason,)}
+        verdict = Verdict.ABNORMAL if score > threshold else Verdict.NORMAL
+        return {"verdict": verdict, "p_value": p_value, "threshold": threshold}
+
+    def refuse(self, item: Ready, out: Path) -> Result:
+        """A row that says why."""
+        result = Result(
+            case_id=item.case.case_id,
+            sources=item.sources,
+            model=self.identity,
+            verdict=Verdict.CANNOT_JUDGE,
+            reasons=(item.reason,),
+            versions=versions(),
+        )
+        write_result(make_folder(out / item.case.case_id), result)
+        return result
+
+
+def screen(
+    inputs: Sequence[Path],
+    *,
+    model: Path,
+    out: Path,
+    device: str = "auto",
+    on_result: Callable[[Result, int], None] = lambda result, total: None,
+) -> dict[Verdict, int]:
+    """Judge every study in `inputs` and write RESULTS (see `salus.io.results`); the command of the same name.
+
+    Args:
+        inputs: files, folders of images, or data sets in the MVTec convention (their test cases are screened).
+        model: folder written by `train`.
+        out: where results go; what this model judged there before is not done again.
+        on_result: called with each result and the number of studies.
+
+    Returns:
+        Number of studies by verdict.
+
+    Raises:
+        LayoutError: nothing to screen.
+        ModelError, StorageError: see their messages.
+    """
+    started = time.perf_counter()
+    screener = Screener.load(model, device=device)
+    cases = studies(inputs)
+    make_folder(out)
+    about = {
+        "format": 1,
+        "model": screener.identity,
+        "method": screener.model.summary,
+        "detector": screener.model.name,
+        "settings": dict(screener.model.settings),
+        "score": dict(screener.model.score),
+        "preparation": asdict(screener.model.preparation),
+        "calibration": screener.model.calibration and asdict(screener.model.calibration),
+        "threshold": screener.model.calibration and screener.model.calibration.threshold,
+        "card": dict(screener.model.card),
+        "versions": versions(),
+        "studies": len(cases),
+    }
+    write_whole(out / "run.json", (json.dumps({**about, "finished": False}, indent=1) + "\n").encode())
+    counts = dict.fromkeys(Verdict, 0)
+    for result in screener.each(cases, out=out):
+        counts[result.verdict] += 1
+        on_result(result, len(cases))
+    write_table(out / "cases.csv", (r for case in cases if (r := read_result(out / case.case_id)) is not None))
+    ended = {"finished": True, "seconds": time.perf_counter() - started, "verdicts": counts}
+    write_whole(out / "run.json", (json.dumps({**about, **ended}, indent=1) + "\n").encode())
+    return counts
+
+
+def studies(inputs: Sequence[Path]) -> Dataset:
+    """The cases to screen: a data set's test cases, else every image found.
+
+    Raises:
+        LayoutError: an input does not exist or holds no image; two studies have one name.
+    """
+    cases: list[Case] = []
+    for path in inputs:
+        if path.is_dir():
+            found = open_dataset("folder", path)
+            cases += found.only(split=Split.TEST) or found
+        elif not path.is_file():
+            raise LayoutError(f"{path} does not exist.")
+        elif not path.name.lower().endswith(IMAGE_SUFFIXES):
+            raise LayoutError(f"{path} is of no kind that can be read. Kinds: {', '.join(IMAGE_SUFFIXES)}.")
+        else:
+            cases.append(Case(case_id=path.name.split(".")[0], patient_id=path.name, images=(path,)))
+    return Dataset("screening", [replace(case, split=Split.NONE) for case in cases])
+
+
+def slices_of(prepared: Image) -> NDArray[np.float32]:
+    """(n, 1, size, size) of a prepared picture or volume."""
+    stack = prepared.array if prepared.array.ndim == 3 else prepared.array[..., None]
+    return np.ascontiguousarray(np.moveaxis(stack, -1, 0)[:, None])
+
+
+def at_home(slices: NDArray[np.float32], prepared: Image, source: Image) -> Image:
+    """(n, 1, size, size) on the prepared grid, brought to the grid of `source`."""
+    stack = np.moveaxis(slices[:, 0], 0, -1)
+    array = stack[..., 0] if prepared.array.ndim == 2 else stack
+    return resample(replace(prepared, array=np.ascontiguousarray(array)), like=source)
+
+
+def make_folder(path: Path) -> Path:
+    """The folder, made if need be.
+
+    Raises:
+        StorageError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be made: {error.strerror or error}.") from error
+    return path
+
+
+def ahead(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], window: int) -> Iterator[R]:
+    """Results in order, computed at most `window` ahead of who asks for them."""
+    running: deque[Future[R]] = deque()
+    for item in items:
+        running.append(pool.submit(work, item))
+        if len(running) > window:
+            yield running.popleft().result()
+    while running:
+        yield running.popleft().result()

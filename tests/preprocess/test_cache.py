@@ -1,0 +1,216 @@
+import os
+import resource
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from salus.core import Image
+from salus.core.errors import ConfigError, ImageError, StorageError
+from salus.preprocess import Preparation, PreparedCache
+from salus.preprocess.cache import default_folder
+
+RECIPE = Preparation(size=16, intensity="minmax", slices="all")
+
+
+class Reader:
+    """Reads the .npy files these tests make, and counts."""
+
+    def __init__(self):
+        self.read: list[Path] = []
+
+    def __call__(self, path: Path) -> Image:
+        self.read.append(path)
+        try:
+            array = np.load(path)
+        except (ValueError, OSError, EOFError) as error:
+            raise ImageError(f"{path} is broken") from error
+        return Image(array=array, unit="mm" if array.ndim == 3 else "px")
+
+
+@pytest.fixture
+def read():
+    return Reader()
+
+
+@pytest.fixture
+def paths(tmp_path):
+    """A picture, a volume of five slices, a broken file, a constant picture, another picture."""
+    rng = np.random.default_rng(0)
+    arrays = [rng.random((20, 20)), rng.random((20, 20, 5)), None, np.zeros((20, 20)), rng.random((12, 30))]
+    made = []
+    for index, array in enumerate(arrays):
+        path = tmp_path / f"{index}.npy"
+        path.write_bytes(b"text") if array is None else np.save(path, array.astype(np.float32))
+        made.append(path)
+    return made
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return PreparedCache(tmp_path / "cache")
+
+
+def test_rows_are_what_the_preparation_makes_in_the_order_of_the_files(cache, paths, read):
+    prepared = cache.prepare(paths, RECIPE, read)
+    assert prepared.rows.shape == (7, 1, 16, 16)
+    assert prepared.rows.dtype == np.float32
+    assert prepared.case.tolist() == [0, 1, 1, 1, 1, 1, 4]
+    np.testing.assert_array_equal(prepared.rows[0, 0], RECIPE(read(paths[0])).array)
+    np.testing.assert_array_equal(prepared.rows[1:6, 0], np.moveaxis(RECIPE(read(paths[1])).array, -1, 0))
+
+
+def test_what_cannot_be_read_or_judged_is_listed_with_its_reason(cache, paths, read):
+    for _ in range(2):  # made, then found
+        failures = cache.prepare(paths, RECIPE, read).failures
+        assert [path.name for path, _ in failures] == ["2.npy", "3.npy"]
+        assert "is broken" in failures[0][1]
+        assert "constant" in failures[1][1]
+
+
+def test_a_second_time_nothing_is_read(cache, paths, read):
+    first = cache.prepare(paths, RECIPE, read)
+    read.read.clear()
+    second = cache.prepare(paths, RECIPE, read)
+    assert not read.read
+    np.testing.assert_array_equal(first.rows, second.rows)
+    assert first.case.tolist() == second.case.tolist()
+
+
+def test_rows_are_mapped_and_cannot_be_written_to(cache, paths, read):
+    rows = cache.prepare(paths, RECIPE, read).rows
+    assert isinstance(rows, np.memmap)
+    with pytest.raises(ValueError, match="read-only"):
+        rows[0] = 0
+
+
+def test_other_bytes_another_order_or_another_recipe_are_another_entry(cache, paths, read):
+    cache.prepare(paths, RECIPE, read)
+    for change in (
+        lambda: cache.prepare(paths[::-1], RECIPE, read),
+        lambda: cache.prepare(paths, Preparation(size=16, intensity="minmax", slices="mid"), read),
+        lambda: (np.save(paths[0], np.eye(20, dtype=np.float32)), cache.prepare(paths, RECIPE, read)),
+    ):
+        read.read.clear()
+        change()
+        assert len(read.read) == len(paths)
+
+
+def test_a_copy_elsewhere_is_found(cache, paths, read, tmp_path):
+    cache.prepare(paths, RECIPE, read)
+    read.read.clear()
+    moved = [path.rename(tmp_path / f"moved-{path.name}") for path in paths]
+    assert cache.prepare(moved, RECIPE, read).failures[0][0] == moved[2]
+    assert not read.read
+
+
+@pytest.mark.parametrize("damage", ["rows.f32", "index.json", "both"])
+def test_a_damaged_entry_is_made_anew(cache, paths, read, damage):
+    whole = np.array(cache.prepare(paths, RECIPE, read).rows)
+    (entry,) = cache.folder.iterdir()
+    for name in ("rows.f32", "index.json"):
+        if damage in (name, "both"):
+            os.truncate(entry / name, 40)
+    np.testing.assert_array_equal(cache.prepare(paths, RECIPE, read).rows, whole)
+
+
+def test_an_interrupted_preparation_is_not_used_and_leaves_nothing(cache, paths, read):
+    def interrupted(path):
+        if path == paths[4]:
+            raise KeyboardInterrupt
+        return read(path)
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.prepare(paths, RECIPE, interrupted)
+    assert not list(cache.folder.iterdir())
+    assert len(cache.prepare(paths, RECIPE, read).rows) == 7
+
+
+def test_what_a_killed_process_left_is_swept_after_a_day(cache, paths, read):
+    for name, age in ((".building-old", 90_000), (".building-now", 60)):
+        (cache.folder / name).mkdir(parents=True)
+        os.utime(cache.folder / name, (time.time() - age,) * 2)
+    cache.prepare(paths, RECIPE, read)
+    assert [path.name for path in cache.folder.glob(".*")] == [".building-now"]
+
+
+def test_what_another_process_finished_meanwhile_is_used(cache, paths, read):
+    def slow(path):
+        if path == paths[0]:
+            PreparedCache(cache.folder).prepare(paths, RECIPE, read)
+        return read(path)
+
+    assert len(cache.prepare(paths, RECIPE, slow).rows) == 7
+    assert len(list(cache.folder.iterdir())) == 1
+
+
+def test_files_that_are_not_there_and_no_files_at_all_give_no_rows(cache, read, tmp_path):
+    gone = cache.prepare([tmp_path / "gone.npy"], RECIPE, read)
+    assert gone.rows.shape == (0, 1, 16, 16)
+    assert len(gone.failures) == 1
+    assert cache.prepare([], RECIPE, read).rows.shape == (0, 1, 16, 16)
+
+
+def test_progress_counts_cases(cache, paths, read):
+    seen = []
+    cache.prepare(paths, RECIPE, read, lambda done, of: seen.append((done, of)))
+    cache.prepare(paths, RECIPE, read, lambda done, of: seen.append((done, of)))
+    assert seen == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5), (5, 5)]
+
+
+def test_an_undecided_recipe_is_refused(cache, paths, read):
+    with pytest.raises(ConfigError, match="call preparation"):
+        cache.prepare(paths, Preparation(), read)
+
+
+def test_the_folder_is_where_the_environment_says(monkeypatch, tmp_path):
+    monkeypatch.setenv("SALUS_CACHE", str(tmp_path / "here"))
+    assert default_folder() == PreparedCache().folder == tmp_path / "here"
+    monkeypatch.delenv("SALUS_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_folder() == tmp_path / "salus" / "prepared"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_folder() == tmp_path / ".cache" / "salus" / "prepared"
+
+
+LARGE = Preparation(size=512, intensity="minmax", slices="all")  # a megabyte a row
+
+
+@pytest.fixture
+def full_disk(tmp_path):
+    """A file system of one megabyte, where this process may mount one."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", folder], capture_output=True).returncode:
+        pytest.skip("mounting a small tmpfs is not permitted here")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_is_said_and_left_clean(full_disk, paths, read):
+    with pytest.raises(StorageError, match=r"^disk full: .*small .*set SALUS_CACHE"):
+        PreparedCache(full_disk).prepare(paths, LARGE, read)
+    assert not list(full_disk.iterdir())
+
+
+def test_a_file_larger_than_the_process_may_write_counts_as_a_full_disk(cache, paths, read):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # else the kernel kills instead of refusing
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_500_000, before[1]))
+    try:
+        with pytest.raises(StorageError, match="disk full"):
+            cache.prepare(paths, LARGE, read)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert not list(cache.folder.iterdir())
+
+
+def test_a_place_that_cannot_be_written_is_a_storage_error(paths, read, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="the cache cannot be written"):
+        PreparedCache(tmp_path / "file").prepare(paths, RECIPE, read)
