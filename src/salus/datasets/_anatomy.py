@@ -10,6 +10,7 @@ is grey, as in a brain, which is why the ribbon follows the folds.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from PIL import Image, ImageDraw
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 GRID = 256  # rows and columns of the drawing
+OWN_FOLDS = 0.3  # of the spread of the folds' course, depth and width is each head's own; the rest all heads share
 OVERSAMPLING = 2  # curves and polygons are drawn this much finer and averaged, for smooth edges
 
 Field = NDArray[np.float32]
@@ -116,6 +118,31 @@ class Anatomy:
         return blend(self.tissue, self.lumen, self.ventricles)
 
 
+class Kin:
+    """Draws of a generator that are mostly alike in every head: people share their large folds, not the details.
+
+    Args:
+        own: what makes this head itself.
+        share: of each draw's spread that is this head's own, in [0, 1].
+    """
+
+    def __init__(self, own: Generator, share: float) -> None:
+        self.own, self.share = own, share
+        self.about(0)
+
+    def about(self, *what: int) -> None:
+        """Go on with the common draws of one structure, whatever was drawn for the ones before."""
+        self.common = np.random.default_rng([11, *what])
+
+    def normal(self, mean: float = 0.0, spread: float = 1.0, size: tuple[int, ...] | None = None) -> Any:
+        alike, own = self.common.normal(size=size), self.own.normal(size=size)
+        return mean + spread * (np.sqrt(1 - self.share**2) * alike + self.share * own)
+
+    def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
+        alike, own = self.common.uniform(low, high), self.own.uniform(low, high)
+        return float(alike + self.share * (own - alike))
+
+
 def blend(below: Field, above: float | Field, coverage: Field) -> Field:
     """`above` laid over `below` where `coverage` is 1."""
     return np.asarray(below + coverage * (above - below), dtype=np.float32)
@@ -126,9 +153,9 @@ def soft(distance: Field, width: float = 1.0) -> Field:
     return np.asarray(np.clip(distance / width + 0.5, 0, 1), dtype=np.float32)
 
 
-def smooth_field(rng: Generator, cells: int) -> Field:
+def smooth_field(rng: Generator | Kin, cells: int) -> Field:
     """(256, 256) random field of unit variance with about `cells` bumps across."""
-    coarse = rng.standard_normal((cells + 3, cells + 3)).astype(np.float32)
+    coarse = np.asarray(rng.normal(size=(cells + 3, cells + 3)), dtype=np.float32)
     fine = np.asarray(Image.fromarray(coarse).resize((GRID, GRID), Image.Resampling.BICUBIC))
     return np.asarray(fine / (fine.std() + 1e-6), dtype=np.float32)
 
@@ -272,7 +299,7 @@ def smooth_contour(points: Points) -> Points:
     return points
 
 
-def grow(rng: Generator, start: Points, heading: float, length: float, bend: float = 0.4) -> Points:
+def grow(rng: Kin, start: Points, heading: float, length: float, bend: float = 0.4) -> Points:
     """A meandering curve of `length` pixels from `start` (2,) in the direction `heading` (radians, x to y)."""
     steps = max(3, int(length / 1.5))
     along = np.linspace(0, 1, steps)
@@ -283,7 +310,7 @@ def grow(rng: Generator, start: Points, heading: float, length: float, bend: flo
     return np.concatenate([start[None], start + np.cumsum(moves, axis=0)])
 
 
-def surface_folds(rng: Generator, shape: Shape, radius: Callable[[Points], Points]) -> list[tuple[Points, float]]:
+def surface_folds(rng: Kin, shape: Shape, radius: Callable[[Points], Points]) -> list[tuple[Points, float]]:
     """Folds that grow inwards from the surface of both halves, some with a side branch."""
     turns = np.linspace(0, np.pi, 400)
     edge = radius(turns)
@@ -292,6 +319,7 @@ def surface_folds(rng: Generator, shape: Shape, radius: Callable[[Points], Point
     curves: list[tuple[Points, float]] = []
     for half in (-1, 1):
         for i, usual in enumerate(FOLDS):
+            rng.about(1, half + 1, i)
             share = (i + 0.75 + rng.normal(0, 0.17)) / (len(FOLDS) + 0.5)
             depth = usual * scale * float(np.clip(rng.normal(1, 0.2), 0.5, 1.45))
             width = (1.1 + 1.5 * shape.age) * rng.uniform(0.75, 1.35)
@@ -302,14 +330,14 @@ def surface_folds(rng: Generator, shape: Shape, radius: Callable[[Points], Point
             curve = grow(rng, start, heading, depth + 3)
             curves.append((curve, width))
             curves.append((curve[: len(curve) // 3 + 1], width * 1.5))  # folds gape at the surface
-            if depth > 15 and rng.random() < 0.75:
+            if depth > 15 and rng.uniform() < 0.75:
                 fork = curve[int(len(curve) * rng.uniform(0.55, 0.95))]
-                side = rng.choice([-1, 1]) * rng.uniform(0.7, 1.4)
+                side = (1 if rng.uniform() < 0.5 else -1) * rng.uniform(0.7, 1.4)
                 curves.append((grow(rng, fork, heading + side, depth * rng.uniform(0.3, 0.5)), width * 0.85))
     return curves
 
 
-def deep_fissures(rng: Generator, shape: Shape, front: float, back: float, edge: float) -> list[tuple[Points, float]]:
+def deep_fissures(rng: Kin, shape: Shape, front: float, back: float, edge: float) -> list[tuple[Points, float]]:
     """The fissure between the halves, its folds, and the lateral fissures with the insula at their bottom.
 
     `front`, `back` and `edge` are the distances from the centre to the surface ahead, behind and to the sides.
@@ -317,23 +345,26 @@ def deep_fissures(rng: Generator, shape: Shape, front: float, back: float, edge:
     gape = 1.0 + 1.5 * shape.age
     scale = shape.half_length / 110
     curves: list[tuple[Points, float]] = []
+    rng.about(2)
     for tip, start, sign in ((-58 * scale, -front - 2, 1), (38 * scale, back + 2, -1)):
         length = abs(start - tip)
         curves.append((grow(rng, np.array([0.0, start]), sign * np.pi / 2, length, bend=0.035), gape + 1.0))
     for half in (-1, 1):
         outward = 0.0 if half > 0 else np.pi
-        for y, length, lean in MEDIAL_FOLDS:
+        for i, (y, length, lean) in enumerate(MEDIAL_FOLDS):
+            rng.about(3, half + 1, i)
             at = np.array([half * 0.5, (y + rng.normal(0, 2)) * scale])
             heading = outward + half * (lean + rng.normal(0, 0.2))
             length *= scale * rng.uniform(0.7, 1.25)
             curves.append((grow(rng, at, heading, length), gape * rng.uniform(0.8, 1.2)))
+        rng.about(4, half + 1)
         insula = 45 * scale * rng.uniform(0.96, 1.04) * (edge / (74 * scale))
         top, bottom = (-27 + rng.normal(0, 2)) * scale, (13 + rng.normal(0, 2)) * scale
         down = np.linspace(top, bottom, 24)
         bow = 5 * np.sin((down - top) / (bottom - top) * np.pi) + 1.2 * np.sin(down / 4 + rng.uniform(0, 6.3))
         wall = np.stack([half * (insula - 5 + bow), down], axis=1)
         curves.append((wall, gape * 1.15))
-        for mouth in (rng.uniform(0.55, 0.72), rng.uniform(0.93, 1.0))[: 1 + int(rng.random() < 0.7)]:
+        for mouth in (rng.uniform(0.55, 0.72), rng.uniform(0.93, 1.0))[: 1 + int(rng.uniform() < 0.7)]:
             at = wall[int(mouth * 23)]
             heading = outward + half * rng.normal(0.05, 0.16)
             curves.append((grow(rng, at, heading, edge - insula + 8, bend=0.3), gape * 1.25))
@@ -410,13 +441,15 @@ def build(seed: int) -> Anatomy:
 
     front, back, edge = radius(np.array([0.0, np.pi, np.pi / 2]))
     scale = float(front + back) / 194
-    folds = pen.lines(surface_folds(rng, shape, radius) + deep_fissures(rng, shape, front, back, edge))
+    kin = Kin(rng, OWN_FOLDS)
+    folds = pen.lines(surface_folds(kin, shape, radius) + deep_fissures(kin, shape, front, back, edge))
+    kin.about(5)
     to_fold = distance_transform_edt(folds < 0.45).astype(np.float32)
     depth = np.minimum(to_fold, brain)
-    cortex: Field = 4.4 - 0.5 * shape.age + 0.7 * smooth_field(rng, 24)
+    cortex: Field = 4.4 - 0.5 * shape.age + 0.7 * smooth_field(kin, 24)
     ribbon = soft(cortex - depth, 1.8)
     # Neighbouring folds touch here and there, where no fluid is seen between them.
-    gaping = np.clip(0.42 + 0.4 * shape.age + 0.32 * smooth_field(rng, 20), 0.08, 1)
+    gaping = np.clip(0.42 + 0.4 * shape.age + 0.32 * smooth_field(kin, 20), 0.08, 1)
 
     white = np.full_like(brain, tones.white) * (1 + 0.012 * smooth_field(rng, 7) + 0.012 * smooth_field(rng, 40))
     tissue = blend(white, tones.grey * (1 + 0.03 * smooth_field(rng, 30)), ribbon)

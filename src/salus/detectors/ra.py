@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from salus.detectors.base import Preset, Recipe, Restorer, Update
-from salus.nets.introspective import Decoder, Encoder
+from salus.nets.introspective import Decoder, Encoder, full
 from salus.scores.base import Score
 
 Code = tuple[Tensor, Tensor, list[Tensor]]  # mean (B, latent), log-variance (B, latent), feature maps
@@ -182,9 +182,9 @@ class RA(Restorer):
 
     def reversed_loss(self, code: Code, code_rec: Code) -> Tensor:
         """Scalar, eq. 3: half the mean squared difference plus 1 - cosine, summed over the feature maps."""
-        total = torch.zeros((), device=code[0].device)
+        total = torch.zeros_like(code[0][0, 0])
         for a, b in zip(self.tapped(code), self.tapped(code_rec), strict=True):
-            a, b = a.float(), b.float()
+            a, b = full(a), full(b)
             if self.config.cosine == "flat":
                 cosine = F.cosine_similarity(a.flatten(1), b.flatten(1), dim=1)
             else:

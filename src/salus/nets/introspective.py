@@ -5,6 +5,7 @@ The last feature map is 4 x 4 at every size: the number of widths is log2(size) 
 
 import itertools
 
+import torch
 from torch import Tensor, nn
 
 
@@ -55,7 +56,7 @@ class Encoder(nn.Module):
         for stage in self.stages:
             taps.append(stage(taps[-1]))
         taps.append(self.last(taps[-1]))
-        mean, log_var = self.code(taps[-1].flatten(1)).float().chunk(2, dim=1)
+        mean, log_var = full(self.code(taps[-1].flatten(1))).chunk(2, dim=1)
         return mean, log_var, taps
 
 
@@ -81,4 +82,9 @@ class Decoder(nn.Module):
         h = self.code(z).unflatten(1, (self.deepest, 4, 4))
         for stage in self.stages:
             h = stage(h)
-        return self.picture(self.last(h)).float().sigmoid()  # type: ignore[no-any-return]
+        return full(self.picture(self.last(h))).sigmoid()
+
+
+def full(x: Tensor) -> Tensor:
+    """At least single precision: losses are not summed in bfloat16."""
+    return x if x.dtype == torch.float64 else x.float()

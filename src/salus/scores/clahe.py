@@ -51,7 +51,7 @@ def clahe(x: Tensor, *, clip_limit: float = 0.01, bins: int = 256) -> Tensor:
     if x.device.type == "cpu":
         most = min(most, PIXELS_AT_ONCE // (height * width))
     with torch.no_grad():
-        pieces = [equalise(piece, grid, limit) for piece in x[:, 0].clamp(0, 1).split(max(most, 1))]
+        pieces = [equalise(piece, grid, limit) for piece in torch.split(x[:, 0].clamp(0, 1), max(most, 1))]
         return torch.cat(pieces).unsqueeze(1)
 
 

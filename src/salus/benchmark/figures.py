@@ -1,0 +1,162 @@
+"""Pictures of a report as data URIs: plots as SVG, images as PNG. No file is written, nothing global is changed."""
+
+import base64
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import colormaps, rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image as Picture
+from scipy import ndimage
+
+from salus.metrics import precision_recall_points, roc_points
+
+Grey = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+
+INK, QUIET, RULE = "#1b1f24", "#8a929b", "#d5d9de"
+METHOD, HEALTHY, ABNORMAL, TRUTH = "#1f5a7a", "#3d7f5f", "#b0492f", (64, 224, 255)
+FLOOR_STYLES = ((QUIET, (0, (1, 1.2))), (QUIET, (0, (4, 2))))
+STYLE = {
+    "svg.hashsalt": "salus",  # without it every file differs
+    "font.size": 9,
+    "axes.edgecolor": QUIET,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+COLOURS = "magma"
+STRIP = 0.30  # inches a row of the score plot
+
+
+def score_figure(rows: Sequence[tuple[str, Floats]], threshold: float | None, *, healthy: bool) -> str:
+    """Every case's score as a dot, one row a group, medians as ticks and the threshold as a line.
+
+    With `healthy` the first row holds the healthy cases.
+    """
+    everything = np.concatenate([score for _, score in rows])
+    rng = np.random.default_rng(0)
+    with rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 0.75 + STRIP * len(rows)), layout="constrained")
+        axes = figure.subplots()
+        for row, (name, score) in enumerate(rows):
+            colour = HEALTHY if healthy and row == 0 else ABNORMAL
+            height = row + rng.uniform(-0.26, 0.26, len(score))
+            axes.scatter(score, height, s=9, color=colour, alpha=0.55, linewidths=0, label=name)
+            axes.plot([np.median(score)] * 2, [row - 0.38, row + 0.38], color=colour, linewidth=1.8)
+        if threshold is not None:
+            axes.axvline(threshold, color=INK, linewidth=0.9, linestyle="--")
+            axes.annotate(
+                "threshold", (threshold, 1), xycoords=("data", "axes fraction"), xytext=(4, -1), va="bottom",
+                textcoords="offset points", fontsize=8, annotation_clip=False,
+            )  # fmt: skip
+        if everything.min() > 0 and everything.max() > 10 * everything.min():
+            axes.set_xscale("log")
+        axes.set_yticks(range(len(rows)), [f"{name} ({len(score)})" for name, score in rows])
+        axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel="score (higher is more abnormal)")
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        return svg(figure)
+
+
+def roc_figure(abnormal: Mask, method: tuple[str, Floats], floors: Sequence[tuple[str, Floats]]) -> str:
+    """ROC curves: the method's in colour, the floors' in grey."""
+    with rc_context(STYLE):
+        figure, axes = square_axes("false alarms: share of healthy cases", "share of abnormal cases found")
+        axes.plot([0, 1], [0, 1], color=RULE, linewidth=0.8)
+        for (name, score), (colour, style) in zip(floors, FLOOR_STYLES, strict=False):
+            axes.plot(*roc_points(abnormal, score), color=colour, linestyle=style, linewidth=1.1, label=name)
+        axes.plot(*roc_points(abnormal, method[1]), color=METHOD, linewidth=1.8, label=method[0])
+        axes.legend(loc="lower right", frameon=False, fontsize=8)
+        return svg(figure)
+
+
+def precision_figure(abnormal: Mask, method: tuple[str, Floats], floors: Sequence[tuple[str, Floats]]) -> str:
+    """Precision and recall, as the steps that the average precision sums; chance is the prevalence."""
+    with rc_context(STYLE):
+        figure, axes = square_axes("recall: share of abnormal cases found", "precision: abnormal among flagged")
+        axes.axhline(abnormal.mean(), color=RULE, linewidth=0.8)
+        axes.annotate(f"prevalence {abnormal.mean():.2f}", (0.01, abnormal.mean()), va="top", fontsize=8, color=QUIET)
+        for (name, score), (colour, style) in zip(floors, FLOOR_STYLES, strict=False):
+            recall, precision = precision_recall_points(abnormal, score)
+            axes.step(recall, precision, where="pre", color=colour, linestyle=style, linewidth=1.1, label=name)
+        recall, precision = precision_recall_points(abnormal, method[1])
+        axes.step(recall, precision, where="pre", color=METHOD, linewidth=1.8, label=method[0])
+        axes.legend(loc="lower right", frameon=False, fontsize=8)
+        return svg(figure)
+
+
+def square_axes(x: str, y: str) -> tuple[Figure, Axes]:
+    """Axes from 0 to 1 both ways."""
+    figure = Figure(figsize=(3.9, 3.7), layout="constrained")
+    axes = figure.subplots()
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02), xlabel=x, ylabel=y, aspect="equal")
+    return figure, axes
+
+
+def colour_bar(top: float, threshold: float | None) -> str:
+    """The scale that all maps of a report share."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(3.6, 0.52), layout="constrained")
+        axes = figure.subplots()
+        axes.imshow(np.linspace(0, 1, 256)[None], aspect="auto", cmap=COLOURS, extent=(0, top, 0, 1))
+        ticks = [0, top] if threshold is None or threshold <= 0 else [0, threshold, top]
+        axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
+        axes.set_yticks([])
+        if len(ticks) == 3:
+            axes.axvline(ticks[1], color="white", linewidth=1)
+        return svg(figure)
+
+
+def svg(figure: Figure) -> str:
+    """A data URI, the same for the same figure."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return uri(buffer.getvalue(), "image/svg+xml")
+
+
+def grey_picture(picture: Grey) -> str:
+    """(H, W) in [0, 1]."""
+    return png(Picture.fromarray(to_bytes(picture)))
+
+
+def map_picture(anomaly: Grey, top: float) -> str:
+    """(H, W) in colours from 0 to `top`; what lies above has the last colour."""
+    picture = Picture.fromarray(to_bytes(anomaly / max(top, 1e-12)))
+    palette = np.round(colormaps[COLOURS](np.arange(256))[:, :3] * 255).astype(np.uint8)
+    picture.putpalette(palette.tobytes())
+    return png(picture)
+
+
+def outlined(picture: NDArray[np.uint8], inside: Mask) -> str:
+    """(H, W, 3) with a line around each region of (H, W)."""
+    # Around it, not on it: a finding of a few pixels stays visible.
+    rim = ndimage.binary_dilation(inside, structure=np.ones((3, 3))) & ~inside
+    drawn = picture.copy()
+    drawn[rim] = TRUTH
+    # 128 colours hold grey, red to yellow and the line; the file is a third of the size.
+    return png(Picture.fromarray(drawn).quantize(128, dither=Picture.Dither.NONE))
+
+
+def to_bytes(picture: Grey) -> NDArray[np.uint8]:
+    """0 to 0 and 1 to 255, what lies beyond clipped."""
+    return np.round(np.clip(picture, 0, 1) * 255).astype(np.uint8)
+
+
+def png(picture: Picture.Image) -> str:
+    """A data URI."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return uri(buffer.getvalue(), "image/png")
+
+
+def uri(content: bytes, kind: str) -> str:
+    """`content` within the page."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,105 @@
+"""Floors: what the same cases give without any method worth the name.
+
+Mean intensity needs nothing. The PCA residual is fitted here, on the data set's own healthy training cases, and both
+get their threshold from its calibration cases, as a method would.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from salus.benchmark.measures import Scored, compared
+from salus.benchmark.pairing import Judged
+from salus.core import Dataset, Label, Split
+from salus.core.errors import LayoutError
+from salus.datasets.protocol import split
+from salus.detectors import build, detector_class
+from salus.io import read_image
+from salus.metrics import pixel_edges
+from salus.model import Model, calibration_of, case_score, detections
+from salus.preprocess.cache import Prepared, PreparedCache
+from salus.preprocess.preparation import Preparation
+from salus.screening import at_home
+from salus.training import fit, make_fabric
+
+FLOORS = {"mean-intensity": "mean intensity", "pca": "PCA residual"}  # detector to how tables call it
+
+
+def floor_scores(
+    judged: Sequence[Judged], localised: Sequence[int], dataset: Dataset, preparation: Preparation
+) -> tuple[dict[str, Scored | None], tuple[str, ...]]:
+    """What the floors say of the judged cases.
+
+    Args:
+        judged: the cases.
+        localised: indices of those whose truth is compared pixel by pixel.
+        dataset: the data set without the patients of the test; its healthy training and calibration cases are used.
+        preparation: the method's own, so that the floors see what it sees.
+
+    Returns:
+        A floor a name of `FLOORS`, None where it cannot be had, and notes that say why.
+    """
+    models, notes = floor_models(dataset, preparation)
+    prepared = PreparedCache().prepare([one.case.images[0] for one in judged], preparation, read_image)
+    scored = {
+        name: model and floor_scored(model, judged, localised, prepared, preparation) for name, model in models.items()
+    }
+    return scored, notes
+
+
+def floor_models(dataset: Dataset, preparation: Preparation) -> tuple[dict[str, Model | None], tuple[str, ...]]:
+    """The floors, fitted and calibrated as far as the data set's healthy cases allow."""
+    raw = {name: floor_model(name, preparation) for name in FLOORS}
+    models: dict[str, Model | None] = {"mean-intensity": raw["mean-intensity"], "pca": None}
+    try:
+        parts = split(dataset)
+    except LayoutError:
+        return models, (f"No PCA floor: {dataset.name} has no healthy training cases to fit it on.",)
+    training = parts.only(split=Split.TRAIN, label=Label.NORMAL)
+    rows = PreparedCache().prepare([case.images[0] for case in training], preparation, read_image).rows
+    if not len(rows):
+        return models, (f"No PCA floor: none of {len(training)} healthy training images can be used.",)
+    model = raw["pca"]
+    recipe = detector_class("pca").PRESETS["fast"].recipe
+    with tempfile.TemporaryDirectory() as progress:
+        # Nothing validates a closed form; the loop wants images for its log, and a few will do.
+        fit(model.detector, recipe, rows, rows[:1], Path(progress), 0, make_fabric("cpu", "fp32"))
+    models["pca"] = model
+    calibration = parts.only(split=Split.CALIBRATION, label=Label.NORMAL)
+    try:
+        return {
+            name: one and replace(one, calibration=calibration_of(one, calibration)) for name, one in models.items()
+        }, ()
+    except LayoutError:
+        return models, (f"The floors have no threshold: none of {len(calibration)} calibration images can be used.",)
+
+
+def floor_model(name: str, preparation: Preparation) -> Model:
+    """A floor that has learned nothing yet."""
+    settings, score = {"size": preparation.size}, {"name": "residual"}
+    detector = build(name, settings, score).eval()
+    return Model(name=name, settings=settings, score=score, detector=detector, preparation=preparation)
+
+
+def floor_scored(
+    model: Model, judged: Sequence[Judged], localised: Sequence[int], prepared: Prepared, preparation: Preparation
+) -> Scored:
+    """One floor's scores, and its maps brought home and compared with the truth."""
+    rows = [prepared.rows[prepared.case == index] for index in range(len(judged))]
+    score = np.array([case_score(detections(model.detector, one)[1]) for one in rows])
+    calibration = model.calibration
+    pixel_threshold = calibration.pixel_threshold if calibration else None
+    pixels = {}
+    if localised:
+        # The network's own grid chooses the bins: bringing home interpolates between these values.
+        maps = [detections(model.detector, rows[index])[0] for index in localised]
+        thresholds = () if pixel_threshold is None else (pixel_threshold,)
+        edges = pixel_edges(maps, thresholds=thresholds)
+        for index, anomaly in zip(localised, maps, strict=True):
+            source = read_image(judged[index].case.images[0])
+            home = at_home(anomaly, preparation(source), source).array
+            pixels[index] = compared(judged[index], home, edges, pixel_threshold)
+    return Scored(score=score, threshold=calibration.threshold if calibration else None, pixels=pixels)

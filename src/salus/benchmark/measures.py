@@ -1,0 +1,270 @@
+"""What one method's scores and maps are worth on one group of cases: the entries of `metrics.json`.
+
+Every entry is `{"value": ..., "ci95": [lower, upper]}`, or None where the metric has no value. What each key means:
+docs/metrics.md. All methods share a group's draws of patients, so their differences are paired.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from salus.benchmark.pairing import Judged, masked, truth
+from salus.metrics import (
+    BoxHit,
+    PixelCounts,
+    auroc,
+    average_precision,
+    fpr_at_tpr,
+    hit_ra2024,
+    interval,
+    is_hit,
+    resample,
+    weighted_auroc,
+    weighted_average_precision,
+    weighted_fpr_at_tpr,
+    weighted_mean,
+    wilson,
+)
+
+Floats = NDArray[np.float64]
+Entry = dict[str, Any] | None
+
+REPLICATES = 2000
+COARSE = 4  # bins that become one for the intervals
+ROWS = 250  # replicates of pooled pixels that are held at once
+DIGITS = 6  # beyond what any interval here can tell apart, and a re-run writes the same bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class CasePixels:
+    """One case's map against its truth.
+
+    Attributes:
+        counts: histogram of one row; None where the truth is a box.
+        overlap: pixels in lesion and above the threshold, above it, in lesion; None without counts or threshold.
+        hits: name of each finding, whether it is hit, and what the protocol ra2024 says; empty without a threshold.
+    """
+
+    counts: PixelCounts | None
+    overlap: tuple[float, float, float] | None
+    hits: tuple[tuple[str, bool, BoxHit], ...]
+
+    @property
+    def dice(self) -> float | None:
+        """Overlap at the calibrated threshold; None for a normal case."""
+        if self.overlap is None or not self.overlap[2]:
+            return None
+        return 2 * self.overlap[0] / (self.overlap[1] + self.overlap[2])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scored:
+    """What one method says of the judged cases, in their order.
+
+    Attributes:
+        score: (n,) higher is more abnormal.
+        threshold: a case is flagged above it; None where healthy cases set none.
+        pixels: index of a case to its pixels, for those that have a truth to compare with.
+    """
+
+    score: Floats
+    threshold: float | None
+    pixels: dict[int, CasePixels]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Group:
+    """Cases that are measured together: all, or the normal ones with those of one finding.
+
+    Attributes:
+        finding: its name, or None for all.
+        members: (k,) indices of judged cases.
+        abnormal: (k,) their truth.
+        weights: (replicates, k) draws of patients, stratified by label.
+    """
+
+    finding: str | None
+    members: NDArray[np.intp]
+    abnormal: NDArray[np.bool_]
+    weights: NDArray[np.int32]
+
+
+def groups(judged: Sequence[Judged], seed: int) -> list[Group]:
+    """All cases, then the normal ones beside each finding, by name."""
+    names = sorted({f.name for one in judged if one.abnormal for f in one.case.findings})
+    made = []
+    for name in [None, *names]:
+        members = [
+            index
+            for index, one in enumerate(judged)
+            if name is None or not one.abnormal or name in {f.name for f in one.case.findings}
+        ]
+        abnormal = np.array([judged[index].abnormal for index in members])
+        patients = [judged[index].case.patient_id for index in members]
+        weights = resample(patients, abnormal, replicates=REPLICATES, seed=seed)
+        made.append(Group(finding=name, members=np.array(members), abnormal=abnormal, weights=weights))
+    return made
+
+
+def compared(one: Judged, anomaly: NDArray[np.float32], edges: Floats, threshold: float | None) -> CasePixels:
+    """A map on the grid of its source against the truth of its case.
+
+    Raises:
+        ImageError: the truth cannot be read or does not fit.
+    """
+    found = truth(one.case, anomaly.shape)
+    lesion = np.zeros(anomaly.shape, dtype=bool)
+    for _, inside in found:
+        lesion |= inside
+    counts = PixelCounts.of(anomaly, lesion, edges) if masked(one.case) else None
+    if threshold is None:
+        return CasePixels(counts=counts, overlap=None, hits=())
+    above = anomaly > np.float64(threshold)
+    overlap = (float((above & lesion).sum()), float(above.sum()), float(lesion.sum()))
+    hits = tuple(
+        (finding.name, is_hit(anomaly, inside, threshold), hit_ra2024(anomaly, inside, ~lesion, threshold))
+        for finding, inside in found
+    )
+    return CasePixels(counts=counts, overlap=None if counts is None else overlap, hits=hits)
+
+
+def measured(method: Scored, group: Group) -> dict[str, Any]:
+    """All entries of one method on one group."""
+    ill = group.abnormal
+    pixels = [(k, method.pixels[m]) for k, m in enumerate(group.members) if m in method.pixels]
+    return {
+        "n_normal": int((~ill).sum()),
+        "n_abnormal": int(ill.sum()),
+        "prevalence": rounded(float(ill.mean())),
+        **ranking(method.score[group.members], group),
+        **pixelwise(pixels, group),
+        **by_finding(pixels, group),
+        "sensitivity": share_flagged(method, group.members[ill]),
+    }
+
+
+def ranking(score: Floats, group: Group) -> dict[str, Entry]:
+    """How well the scores order the cases; no value unless both classes are there."""
+    names = ("auroc", "auprc", "fpr_at_tpr95", "fpr_at_tpr99")
+    ill, weights = group.abnormal, group.weights
+    if ill.all() or not ill.any():
+        return dict.fromkeys(names)
+    return {
+        "auroc": entry(auroc(ill, score), weighted_auroc(ill, score, weights)),
+        "auprc": entry(average_precision(ill, score), weighted_average_precision(ill, score, weights)),
+        "fpr_at_tpr95": entry(
+            fpr_at_tpr(ill, score, tpr=0.95), weighted_fpr_at_tpr(ill, score, weights, tpr=0.95)
+        ),
+        "fpr_at_tpr99": entry(
+            fpr_at_tpr(ill, score, tpr=0.99), weighted_fpr_at_tpr(ill, score, weights, tpr=0.99)
+        ),
+    }
+
+
+def pixelwise(pixels: Sequence[tuple[int, CasePixels]], group: Group) -> dict[str, Entry]:
+    """Pooled pixel metrics over the group's cases with masks, normal images among them."""
+    metrics: dict[str, Callable[[PixelCounts], Floats]] = {
+        "pixel_ap": PixelCounts.ap,
+        "pixel_auroc": PixelCounts.auroc,
+        "aupro": PixelCounts.aupro,
+        "best_dice": lambda counts: counts.best_dice()[0],
+    }
+    known = [(k, seen, seen.counts) for k, seen in pixels if seen.counts is not None]
+    if not any(counts.lesion.any() for _, _, counts in known):
+        return dict.fromkeys([*metrics, "dice"])
+    rows = PixelCounts.merge([counts for _, _, counts in known])
+    weights = group.weights[:, [k for k, _, _ in known]]
+    whole, wide = rows.pooled(), coarser(rows)
+    drawn = {name: np.empty(len(weights)) for name in metrics}
+    for start in range(0, len(weights), ROWS):
+        part = wide.pooled(weights[start : start + ROWS])
+        for name, metric in metrics.items():
+            drawn[name][start : start + ROWS] = metric(part)
+    entries = {name: entry(float(metric(whole)[0]), drawn[name]) for name, metric in metrics.items()}
+    if (best := entries["best_dice"]) is not None:
+        best["oracle"] = True
+    return {**entries, "dice": pooled_dice([seen for _, seen, _ in known], weights)}
+
+
+def coarser(counts: PixelCounts) -> PixelCounts:
+    """Every fourth edge only: a quarter of the work for 2000 draws, and ends of intervals move by under 0.002."""
+    starts = np.arange(0, counts.lesion.shape[1], COARSE)
+    return PixelCounts(
+        edges=counts.edges[COARSE - 1 :: COARSE][: len(starts) - 1],
+        lesion=np.add.reduceat(counts.lesion, starts, axis=1),
+        healthy=np.add.reduceat(counts.healthy, starts, axis=1),
+        coverage=np.add.reduceat(counts.coverage, starts, axis=1),
+        regions=counts.regions,
+    )
+
+
+def pooled_dice(pixels: Sequence[CasePixels], weights: NDArray[np.int32]) -> Entry:
+    """Dice of all pixels above the calibrated threshold, exact."""
+    if any(seen.overlap is None for seen in pixels):
+        return None
+    overlap = np.array([seen.overlap for seen in pixels])
+
+    def of_rows(rows: NDArray[np.floating]) -> Floats:
+        hit, flagged, lesion = (rows @ overlap).T
+        return np.where(lesion > 0, 2 * hit / np.maximum(flagged + lesion, 1), np.nan)
+
+    return entry(float(of_rows(np.ones((1, len(overlap))))[0]), of_rows(weights.astype(np.float64)))
+
+
+def by_finding(pixels: Sequence[tuple[int, CasePixels]], group: Group) -> dict[str, Any]:
+    """Findings hit at the calibrated threshold; findings follow their case into a draw."""
+    hits = [
+        (k, hit, ra2024)
+        for k, seen in pixels
+        for name, hit, ra2024 in seen.hits
+        if group.finding is None or name == group.finding
+    ]
+    if not hits:
+        return {"n_findings": None, "hit_rate": None, "f1_ra2024": None, "n_detected": None}
+    weights = group.weights[:, [k for k, _, _ in hits]]
+    hit = np.array([float(hit) for _, hit, _ in hits])
+    detected = np.array([float(ra2024.hit) for _, _, ra2024 in hits])
+    f1 = np.array([ra2024.f1 for _, _, ra2024 in hits])
+    return {
+        "n_findings": len(hits),
+        "hit_rate": entry(float(hit.mean()), weighted_mean(hit, weights), all_or_none=len(hits)),
+        "f1_ra2024": entry(float(f1.mean()), weighted_mean(f1, weights)),
+        "n_detected": entry(float(detected.sum()), weighted_mean(detected, weights) * len(hits)),
+    }
+
+
+def share_flagged(method: Scored, members: NDArray[np.intp]) -> Entry:
+    """Share of the cases above the calibrated threshold, Wilson's interval."""
+    if method.threshold is None or not len(members):
+        return None
+    flagged = int((method.score[members] > method.threshold).sum())
+    lower, upper = wilson(flagged, len(members))
+    return {
+        "value": rounded(flagged / len(members)),
+        "ci95": [rounded(lower), rounded(upper)],
+        "n": [flagged, len(members)],
+    }
+
+
+def mean_of(values: Floats, patients: Sequence[str], seed: int) -> Entry:
+    """Mean over cases of one value each, nan where a case has none."""
+    if not len(values) or np.isnan(values).all():
+        return None
+    weights = resample(patients, np.zeros(len(values), dtype=bool), replicates=REPLICATES, seed=seed)
+    return entry(float(np.nanmean(values)), weighted_mean(values, weights))
+
+
+def entry(value: float, replicates: NDArray[np.floating], *, all_or_none: int = 0) -> Entry:
+    """A value and its 95 % interval. A share of `all_or_none` trials gets Wilson's where every draw is 0 or 1."""
+    lower, upper = interval(replicates)
+    if all_or_none and value in (0.0, 1.0):
+        lower, upper = wilson(round(value * all_or_none), all_or_none)
+    return {"value": rounded(value), "ci95": [rounded(lower), rounded(upper)]}
+
+
+def rounded(value: float) -> float:
+    """To six decimals."""
+    return round(float(value), DIGITS)

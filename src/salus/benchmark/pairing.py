@@ -1,0 +1,271 @@
+"""Which result belongs to which test case, and what the case's truth looks like.
+
+A result and a case are the same study when the SHA-256 of their source files agree; names, folders and order say
+nothing. What does not fit is never dropped in silence: it becomes a problem, a case id and a reason.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from salus.core import Case, Dataset, Finding, Label, Result, Split
+from salus.core.errors import ImageError, LayoutError, SalusError
+from salus.datasets import open_dataset
+from salus.io import file_sha256, read_image
+from salus.io.results import read_results
+from salus.preprocess.preparation import Preparation
+
+Mask = NDArray[np.bool_]
+
+KEPT = 1 << 28  # bytes of maps that stay in memory; the rest is read again when asked for
+ABSOLUTE = re.compile(r"(?<![\w.])(?:[A-Za-z]:[\\/]|/)(?:[^\s/\\:'\"]+[\\/])+([^\s/\\:'\"]+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """A case that is missing from some or all numbers, and why."""
+
+    case_id: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """A labelled test case that has a score, and the folder of its result."""
+
+    case: Case
+    result: Result
+    folder: Path
+    score: float
+
+    @property
+    def abnormal(self) -> bool:
+        """The truth."""
+        return self.case.label == Label.ABNORMAL
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paired:
+    """A run of `salus screen` beside the data set it is measured on.
+
+    Attributes:
+        run: `run.json`.
+        preparation: of the model.
+        dataset: the whole data set, training cases too.
+        cases: its labelled test cases.
+        judged: those with a score, in the same order.
+        results: case id to result, also of those without a score.
+        problems: test cases without a result or a score, results without a case.
+        notes: what a reader must know of the selection.
+    """
+
+    run: Mapping[str, Any]
+    preparation: Preparation
+    dataset: Dataset
+    cases: tuple[Case, ...]
+    judged: tuple[Judged, ...]
+    results: Mapping[str, Result]
+    problems: tuple[Problem, ...]
+    notes: tuple[str, ...]
+
+
+def pair(results: Path, data: Path, dataset: str) -> Paired:
+    """Read both sides and match them by the hash of the source files.
+
+    Raises:
+        LayoutError: `results` is not what `salus screen` writes; no labelled case; no result fits any case.
+        ConfigError: no reader is called `dataset`.
+    """
+    found = list(read_results(results))
+    run, preparation = read_run(results / "run.json")
+    whole = open_dataset(dataset, data)
+    cases, notes = labelled_test_cases(whole)
+    by_hash: dict[tuple[str, ...], list[tuple[Path, Result]]] = {}
+    problems: list[Problem] = []
+    for folder, result in found:
+        if result.model != run["model"]:
+            problems.append(Problem(case_id=result.case_id, reason="its result was made by another model"))
+        else:
+            by_hash.setdefault(tuple(sorted(result.sources.values())), []).append((folder, result))
+    judged: list[Judged] = []
+    matched: dict[str, Result] = {}
+    used: set[tuple[str, ...]] = set()
+    for case in cases:
+        try:
+            key = tuple(sorted(file_sha256([path]) for path in case.images))
+        except ImageError as error:
+            problems.append(Problem(case_id=case.case_id, reason=bare(str(error), data)))
+            continue
+        if key not in by_hash:
+            problems.append(Problem(case_id=case.case_id, reason="no result: it was not screened, or its file changed"))
+            continue
+        used.add(key)
+        # Equal files have equal results; the one of the same name is preferred for its pictures' sake only.
+        folder, result = max(by_hash[key], key=lambda entry: entry[1].case_id == case.case_id)
+        matched[case.case_id] = result
+        if result.score is None:
+            problems.append(Problem(case_id=case.case_id, reason=bare("; ".join(result.reasons), data, results)))
+        else:
+            judged.append(Judged(case=case, result=result, folder=folder, score=result.score))
+    if not matched:
+        raise LayoutError(
+            f"none of {len(found)} results in {results} is of one of the {len(cases)} labelled cases in {data}: no "
+            "source file has the same SHA-256. Were these images screened, and are they unchanged?"
+        )
+    left = [result.case_id for key, rest in by_hash.items() if key not in used for _, result in rest]
+    problems += [Problem(case_id=name, reason="a result without a labelled test case") for name in sorted(left)]
+    return Paired(
+        run=run,
+        preparation=preparation,
+        dataset=whole,
+        cases=tuple(cases),
+        judged=tuple(judged),
+        results=matched,
+        problems=tuple(problems),
+        notes=notes,
+    )
+
+
+def read_run(path: Path) -> tuple[dict[str, Any], Preparation]:
+    """`run.json` and the preparation it names.
+
+    Raises:
+        LayoutError: it is not the file that `salus screen` wrote.
+    """
+    try:
+        run = json.loads(path.read_bytes())
+        preparation = Preparation(**run["preparation"])
+        run["model"], run["method"], run["calibration"], run["card"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LayoutError(f"{path} is not the run.json that `salus screen` writes ({error}). Screen again.") from error
+    return run, preparation
+
+
+def labelled_test_cases(whole: Dataset) -> tuple[Dataset, tuple[str, ...]]:
+    """The cases to measure on, and what to say about the choice.
+
+    Raises:
+        LayoutError: none is labelled.
+    """
+    test = whole.only(split=Split.TEST)
+    chosen = Dataset(whole.name, [case for case in (test or whole) if case.label != Label.UNKNOWN])
+    if not len(chosen):
+        raise LayoutError(f"{whole.name}: none of {len(whole)} cases is labelled normal or abnormal; nothing to measure.")
+    notes = []
+    if not len(test):
+        notes.append(
+            "The data set names no test part, so all its labelled cases were taken. If the model learned from some "
+            "of them, these numbers flatter it."
+        )
+    if unlabelled := len(test or whole) - len(chosen):
+        notes.append(f"{unlabelled} cases of unknown label were left out.")
+    return chosen, tuple(notes)
+
+
+class Maps(Sequence[NDArray[np.float32]]):
+    """Maps of judged cases on the grid of their sources, read when asked for; the first 256 MiB stay."""
+
+    def __init__(self, judged: Sequence[Judged]) -> None:
+        self.judged = judged
+        self.kept: dict[int, NDArray[np.float32]] = {}
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self.judged)
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]
+        if index in self.kept:
+            return self.kept[index]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        one = self.judged[index]
+        if "map" not in one.result.files:
+            raise ImageError(f"{one.case.case_id}: its result names no map.")
+        array = read_image(one.folder / one.result.files["map"]).array
+        if not np.isfinite(array).all():
+            raise ImageError(f"{one.case.case_id}: its map holds NaN or infinite values.")
+        if self.bytes + array.nbytes <= KEPT:
+            self.kept[index], self.bytes = array, self.bytes + array.nbytes
+        return array
+
+
+def truth(case: Case, shape: tuple[int, ...]) -> list[tuple[Finding, Mask]]:
+    """Where the findings of a case lie.
+
+    Args:
+        case: normal cases have none.
+        shape: of the source; a mask must have it too, after axes of length one are dropped.
+
+    Returns:
+        Each finding and its mask, True inside; from the mask's file (> 0), else from the box: the pixels whose
+        centres lie in it.
+
+    Raises:
+        ImageError: a finding has neither, its mask cannot be read, has another size, or is empty.
+    """
+    found = []
+    for finding in case.findings if case.label == Label.ABNORMAL else ():
+        if finding.mask is not None:
+            mask = read_image(finding.mask).array > 0
+            if mask.shape != shape:
+                raise ImageError(
+                    f"the mask of '{finding.name}' is {by(mask.shape)}, the image {by(shape)}: left out of the pixel "
+                    "metrics"
+                )
+        elif finding.box is not None and len(shape) == 2:
+            mask = inside_box(finding.box, shape)
+        else:
+            raise ImageError(f"'{finding.name}' has no mask: left out of the pixel metrics")
+        if not mask.any():
+            raise ImageError(f"the mask of '{finding.name}' is empty: left out of the pixel metrics")
+        found.append((finding, mask))
+    return found
+
+
+def inside_box(box: tuple[float, float, float, float], shape: tuple[int, ...]) -> Mask:
+    """`shape` mask of the pixels whose centres lie in (x, y, width, height)."""
+    x, y, width, height = box
+    rows, columns = np.arange(shape[0]) + 0.5, np.arange(shape[1]) + 0.5
+    return np.outer((rows >= y) & (rows < y + height), (columns >= x) & (columns < x + width))
+
+
+def localised(cases: Iterable[Case]) -> bool:
+    """Whether any of the cases says where its findings lie."""
+    return any(f.mask is not None or f.box is not None for case in cases for f in case.findings)
+
+
+def masked(case: Case) -> bool:
+    """Whether the case can count pixel by pixel: normal, or all its findings have masks; a box holds healthy pixels."""
+    return case.label == Label.NORMAL or (bool(case.findings) and all(f.mask is not None for f in case.findings))
+
+
+def usable(judged: Sequence[Judged], maps: Maps, data: Path) -> tuple[list[int], list[Problem]]:
+    """Indices of the cases whose map and truth can be laid on each other, and why the others cannot."""
+    good, problems = [], []
+    for index, one in enumerate(judged):
+        try:
+            truth(one.case, maps[index].shape)
+        except SalusError as error:
+            problems.append(Problem(case_id=one.case.case_id, reason=bare(str(error), data, one.folder)))
+        else:
+            good.append(index)
+    return good, problems
+
+
+def bare(text: str, *roots: Path) -> str:
+    """`text` without the folders of this machine: a report travels, and its paths should not."""
+    for root in roots:
+        for name in {str(root), str(root.resolve())} - {".", "/"}:
+            text = text.replace(f"{name}/", "")
+    return ABSOLUTE.sub(r"\1", text)
+
+
+def by(shape: tuple[int, ...]) -> str:
+    """'128 x 128'."""
+    return " x ".join(map(str, shape))

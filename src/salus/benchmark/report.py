@@ -1,0 +1,330 @@
+"""report.html: one file, nothing loaded from anywhere, for a radiologist and a reviewer alike."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Picture
+
+from salus.benchmark import figures
+from salus.benchmark.floors import FLOORS
+from salus.benchmark.pairing import Judged, bare, truth
+from salus.core import Image, Verdict
+from salus.core.errors import SalusError
+from salus.io import read_image
+from salus.io.files import write_whole
+from salus.preprocess import Preparation, resample
+from salus.preprocess.geometry import crop
+
+if TYPE_CHECKING:
+    from salus.benchmark.evaluate import Evaluation
+
+SIDE = 192  # pixels of a picture
+SHOWN = 4  # cases in each row of examples
+TOP = 3.0  # pixel thresholds; where the overlay turns yellow, too
+
+Row = Mapping[str, Any]
+COLUMNS = (  # key, heading, note
+    ("auroc", "AUROC", ""),
+    ("auprc", "AUPRC", ""),
+    ("fpr_at_tpr95", "FPR@95", "lower is better"),
+    ("fpr_at_tpr99", "FPR@99", "lower is better"),
+    ("sensitivity", "Found", "at the threshold"),
+    ("false_alarm_rate", "False alarms", "at the threshold"),
+    ("pixel_ap", "Pixel AP", ""),
+    ("pixel_auroc", "Pixel AUROC", ""),
+    ("aupro", "AUPRO", ""),
+    ("best_dice", "Best Dice", "oracle"),
+    ("dice", "Dice", "at the threshold"),
+    ("hit_rate", "Findings hit", "at the threshold"),
+    ("f1_ra2024", "F1 (RA 2024)", "depends on scale"),
+)
+BY_FINDING = ("auroc", "auprc", "fpr_at_tpr95", "sensitivity", "pixel_ap", "best_dice", "dice", "hit_rate")
+FIDELITY = (("ssim", "SSIM", "higher is closer"), ("lpips", "LPIPS", "lower is closer"), ("mae", "MAE", "lower"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """One picture of a case: caption and data URI."""
+
+    caption: str
+    image: str
+    alt: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """A case on the page."""
+
+    case_id: str
+    what: str
+    score: str
+    p_value: str
+    verdict: str
+    panels: tuple[Panel, ...]
+
+
+def write_report(path: Path, evaluation: "Evaluation") -> Path:
+    """Write the page; every number on it is one of `evaluation.metrics`.
+
+    Raises:
+        StorageError: it could not be written; a report already there stays whole.
+    """
+    metrics, judged = evaluation.metrics, evaluation.paired.judged
+    threshold = metrics["pixel_threshold"]
+    sections, top = examples(evaluation)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters.update(number=number, percent=percent, cell=cell)
+    template = environment.from_string(files("salus.benchmark").joinpath("report.html.j2").read_text())
+    page = template.render(
+        m=metrics,
+        summary=summary(judged, metrics),
+        plots=plots(evaluation),
+        columns=[c for c in COLUMNS if any(row["entries"].get(c[0]) for row in main_rows(metrics))],
+        rows=main_rows(metrics),
+        finding_columns=[c for c in COLUMNS if c[0] in BY_FINDING and any(f[c[0]] for f in metrics["findings"].values())],
+        floor_names=FLOORS,
+        fidelity=FIDELITY,
+        sections=sections,
+        scale=None if top is None else {"bar": figures.colour_bar(top, threshold), "top": top, "by": TOP},
+        settings=settings(evaluation.paired.run),
+        left_out=left_out(evaluation.paired.run),
+        problems=by_reason(metrics["problems"]),
+    )
+    write_whole(path, page.encode())
+    return path
+
+
+def summary(judged: Sequence[Judged], metrics: Row) -> list[str]:
+    """The result in two sentences."""
+    if not judged:
+        return ["None of the test cases could be judged; the reasons are listed below."]
+    normal = sum(not one.abnormal for one in judged)
+    abnormal = len(judged) - normal
+    alarms, found = metrics["healthy"]["false_alarm_rate"], metrics["overall"]["sensitivity"]
+    told = []
+    if alarms is None and found is None:
+        told.append(
+            f"{normal} healthy and {abnormal} abnormal test cases have scores, but no threshold: the model is not "
+            "calibrated."
+        )
+    else:
+        at = f"the {100 * metrics['false_alarms']:.3g} % threshold"
+        parts = [of(count, kind) for count, kind in ((alarms, "healthy test cases"), (found, "abnormal")) if count]
+        told.append("; ".join([f"Of {parts[0]} flagged at {at}", *(f"of {part.rpartition(' ')[0]}" for part in parts[1:])]) + ".")
+    if (auroc := metrics["overall"]["auroc"]) is not None:
+        lower, upper = auroc["ci95"]
+        told.append(
+            f"A random abnormal case scored above a random healthy one {percent(auroc['value'])} of the time "
+            f"(AUROC {number(auroc['value'])}, 95 % interval {number(lower)} to {number(upper)}; chance is 0.5)."
+        )
+    return told
+
+
+def of(share: Row, kind: str) -> str:
+    """'60 healthy test cases 4 (6.7 %) were'."""
+    flagged, total = share["n"]
+    return f"{total} {kind} {flagged} ({percent(share['value'])}) {'was' if flagged == 1 else 'were'}"
+
+
+def main_rows(metrics: Row) -> list[dict[str, Any]]:
+    """The method, then the floors: name and entries by key."""
+    sources = [(metrics["method"], metrics, False)]
+    sources += [(FLOORS[name], floor, True) for name, floor in metrics["floors"].items() if floor is not None]
+    return [
+        {
+            "name": name,
+            "floor": floor,
+            "entries": {**source["overall"], "false_alarm_rate": source["healthy"]["false_alarm_rate"]},
+        }
+        for name, source, floor in sources
+        if source["overall"] is not None
+    ]
+
+
+def plots(evaluation: "Evaluation") -> dict[str, str]:
+    """Score distributions, and the two curves where both classes are there."""
+    judged, score = evaluation.paired.judged, evaluation.ours.score
+    if not judged:
+        return {}
+    ill = np.array([one.abnormal for one in judged])
+    rows = [("healthy", score[~ill])] if not ill.all() else []
+    for name in evaluation.metrics["findings"]:
+        members = [name in {f.name for f in one.case.findings} for one in judged]
+        rows.append((name.replace("_", " "), score[ill & np.array(members)]))
+    unnamed = np.array([one.abnormal and not one.case.findings for one in judged])
+    if unnamed.any():
+        rows.append(("abnormal", score[unnamed]))
+    made = {"scores": figures.score_figure(rows, evaluation.ours.threshold, healthy=not ill.all())}
+    if 0 < ill.sum() < len(ill):
+        ours = (evaluation.metrics["method"], score)
+        floors = [(FLOORS[name], floor.score) for name, floor in evaluation.floors.items() if floor is not None]
+        made["roc"] = figures.roc_figure(ill, ours, floors)
+        made["precision"] = figures.precision_figure(ill, ours, floors)
+    return made
+
+
+def examples(evaluation: "Evaluation") -> tuple[list[dict[str, Any]], float | None]:
+    """The cases to look at, in sections, and the map value of the last colour; None if no case has a map."""
+    judged = evaluation.paired.judged
+    ranked = sorted(judged, key=lambda one: (-one.score, one.case.case_id))
+    abnormal = [one for one in ranked if one.abnormal]
+    healthy = [one for one in ranked if not one.abnormal]
+    half = min(SHOWN, (len(abnormal) + 1) // 2)
+    missed = [one for one in abnormal[half:][::-1] if one.result.verdict != Verdict.ABNORMAL][:SHOWN]
+    middle = max(0, (len(healthy) - SHOWN) // 2)
+    chosen = (
+        ("found", "Most clearly abnormal", "The abnormal cases with the highest scores.", abnormal[:half]),
+        ("missed", "Worst misses", "Abnormal cases with the lowest scores that were not flagged.", missed),
+        ("alarms", "False alarms", "The healthy cases with the highest scores, flagged or nearly so.", healthy[:SHOWN]),
+        ("typical", "Typical healthy cases", "Healthy cases around the median score, and how they were restored.",
+         [one for one in healthy[middle : middle + SHOWN] if one not in healthy[:SHOWN]]),
+    )  # fmt: skip
+    views = {one.case.case_id: view(one, evaluation.paired.preparation) for *_, cases in chosen for one in cases}
+    maps = [seen["map"] for seen in views.values() if "map" in seen]
+    threshold = evaluation.metrics["pixel_threshold"]
+    top = None
+    if maps:
+        top = TOP * threshold if threshold else float(max(np.quantile(a, 0.995) for a in maps))
+    return [
+        {
+            "id": name,
+            "title": title,
+            "about": told,
+            "cases": [example(one, views[one.case.case_id], top) for one in cases],
+        }
+        for name, title, told, cases in chosen
+    ], top
+
+
+def view(one: Judged, preparation: Preparation) -> dict[str, NDArray[Any]]:
+    """What can be shown of a case on one (SIDE, SIDE) grid, by role; the slice with the highest score of a volume."""
+    try:
+        source = read_image(one.case.images[0])
+        shown = replace(preparation, size=SIDE)(source)
+    except SalusError:
+        return {}  # the row still names the case; the reason is among the problems
+    if shown.array.ndim == 3:
+        worst = int(np.argmax(one.result.slice_scores)) if one.result.slice_scores else 0
+        worst = min(worst, shown.array.shape[2] - 1)
+        shown = crop(shown, (0, 0, worst), (*shown.array.shape[:2], worst + 1))
+    seen: dict[str, NDArray[Any]] = {"input": flat(shown)}
+    for role in ("restored", "map"):
+        if role in one.result.files:
+            try:
+                seen[role] = flat(resample(read_image(one.folder / one.result.files[role]), like=shown))
+            except SalusError:
+                continue
+    if (overlay := one.folder / one.result.files.get("overlay", "overlay.png")).is_file():
+        with Picture.open(overlay) as picture:
+            small = picture.convert("RGB").resize((SIDE, SIDE), Picture.Resampling.LANCZOS)
+        seen["overlay"] = np.asarray(small)
+    try:
+        inside = [mask for _, mask in truth(one.case, source.array.shape)]
+    except SalusError:
+        return seen
+    if inside:
+        lesion = replace(source, array=np.logical_or.reduce(inside).astype(np.float32))
+        seen["truth"] = flat(resample(lesion, like=shown)) > 0.25  # thin findings stay visible
+    return seen
+
+
+def flat(image: Image) -> NDArray[np.float32]:
+    """(rows, columns) of a picture or of a stack of one slice."""
+    return image.array.reshape(image.array.shape[:2])
+
+
+def example(one: Judged, seen: Mapping[str, NDArray[Any]], top: float | None) -> Example:
+    """A case with its pictures drawn."""
+    name = one.case.case_id
+    panels = []
+    if "input" in seen:
+        panels.append(Panel(caption="input", image=figures.grey_picture(seen["input"]), alt=f"Input image of {name}"))
+    if "restored" in seen:
+        picture = figures.grey_picture(seen["restored"])
+        panels.append(Panel(caption="restored", image=picture, alt=f"Pseudo-healthy restoration of {name}"))
+    if "map" in seen and top is not None:
+        picture = figures.map_picture(seen["map"], top)
+        panels.append(Panel(caption="map", image=picture, alt=f"Anomaly map of {name}"))
+    nothing = np.zeros((SIDE, SIDE), dtype=bool)
+    inside = seen.get("truth", nothing)
+    if "overlay" in seen:
+        picture = figures.outlined(seen["overlay"], inside)
+        panels.append(Panel(caption="overlay", image=picture, alt=f"Input of {name} with flagged pixels in red"))
+    if "truth" in seen:
+        grey = np.repeat(figures.to_bytes(seen["input"])[..., None], 3, axis=2)
+        picture = figures.outlined(grey, inside)
+        panels.append(Panel(caption="truth", image=picture, alt=f"Input of {name} with the annotated finding outlined"))
+    findings = ", ".join(sorted({f.name.replace("_", " ") for f in one.case.findings}))
+    return Example(
+        case_id=name,
+        what=(findings or "abnormal") if one.abnormal else "healthy",
+        score=f"{one.score:.4g}",
+        p_value="–" if one.result.p_value is None else f"{one.result.p_value:.3f}",
+        verdict={Verdict.ABNORMAL: "flagged", Verdict.NORMAL: "not flagged"}.get(one.result.verdict, "no verdict"),
+        panels=tuple(panels),
+    )
+
+
+def settings(run: Row) -> list[tuple[str, str]]:
+    """How the model came about, as names and values."""
+    card, calibration = run["card"], run["calibration"] or {}
+    plan = card.get("plan", {})
+    counts = ", ".join(f"{count} {part}" for part, count in card.get("counts", {}).items())
+    calibrated = f"{len(calibration['scores'])} healthy cases of {calibration['patients']} patients" if calibration else ""
+    rows = [
+        ("detector", run.get("detector", "")),
+        ("preset", plan.get("preset", "")),
+        ("settings", told(run.get("settings", {}))),
+        ("score", told(run.get("score", {}))),
+        ("preparation", told(run["preparation"])),
+        ("recipe", told(plan.get("recipe", {}))),
+        ("training data", card.get("dataset", "")),
+        ("healthy cases", counts),
+        ("manifest SHA-256", card.get("manifest_sha256", "")),
+        ("training seed", str(plan.get("seed", ""))),
+        ("epochs", str(card.get("run", {}).get("epoch", ""))),
+        ("precision", str(card.get("precision", ""))),
+        ("parameters", f"{card['parameters']:,}" if "parameters" in card else ""),
+        ("calibration", calibrated),
+        ("versions at screening", told(run.get("versions", {}))),
+    ]
+    return [(name, bare(str(value))) for name, value in rows if value not in ("", "None")]
+
+
+def told(values: Mapping[str, Any]) -> str:
+    """'size 64, latent 16'."""
+    return ", ".join(f"{key} {value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items())
+
+
+def left_out(run: Row) -> list[tuple[str, str]]:
+    """Training images that could not be used, and why."""
+    return [(bare(str(name)), bare(str(reason))) for name, reason in run["card"].get("left_out", [])]
+
+
+def by_reason(problems: Sequence[Row]) -> list[tuple[str, list[str]]]:
+    """Reasons with the cases they hit."""
+    ordered = sorted(problems, key=lambda problem: (problem["reason"], problem["case_id"]))
+    return [(reason, [p["case_id"] for p in same]) for reason, same in groupby(ordered, key=lambda p: p["reason"])]
+
+
+def number(value: float) -> str:
+    """Three decimals for shares; what needs more gets three digits."""
+    return f"{value:.3f}" if abs(value) >= 0.02 or value == 0 else f"{value:.2g}"
+
+
+def percent(share: float) -> str:
+    """'6.7 %', '61 %': two digits that mean something."""
+    return f"{100 * share:.1f} %" if 0 < share < 0.1 else f"{100 * share:.0f} %"
+
+
+def cell(entry: Row | None) -> str:
+    """A value for a table, or a dash."""
+    return "–" if entry is None else number(entry["value"])
