@@ -83,13 +83,16 @@ def precision_figure(abnormal: Mask, method: tuple[str, Floats], floors: Sequenc
     with rc_context(STYLE):
         figure, axes = square_axes("recall: share of abnormal cases found", "precision: abnormal among flagged")
         axes.axhline(abnormal.mean(), color=RULE, linewidth=0.8)
-        axes.annotate(f"prevalence {abnormal.mean():.2f}", (0.01, abnormal.mean()), va="top", fontsize=8, color=QUIET)
+        axes.annotate(
+            f"prevalence {abnormal.mean():.2f}", (1, abnormal.mean()), xytext=(0, -2), textcoords="offset points",
+            ha="right", va="top", fontsize=8, color=QUIET,
+        )  # fmt: skip
         for (name, score), (colour, style) in zip(floors, FLOOR_STYLES, strict=False):
             recall, precision = precision_recall_points(abnormal, score)
             axes.step(recall, precision, where="pre", color=colour, linestyle=style, linewidth=1.1, label=name)
         recall, precision = precision_recall_points(abnormal, method[1])
         axes.step(recall, precision, where="pre", color=METHOD, linewidth=1.8, label=method[0])
-        axes.legend(loc="lower right", frameon=False, fontsize=8)
+        axes.legend(loc="upper right" if abnormal.mean() < 0.4 else "lower right", frameon=False, fontsize=8)
         return svg(figure)
 
 

@@ -1,7 +1,7 @@
 """report.html: one file, nothing loaded from anywhere, for a radiologist and a reviewer alike."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from itertools import groupby
@@ -31,13 +31,16 @@ SHOWN = 4  # cases in each row of examples
 TOP = 3.0  # pixel thresholds; where the overlay turns yellow, too
 
 Row = Mapping[str, Any]
-COLUMNS = (  # key, heading, note
+Column = tuple[str, str, str]
+OF_CASES = (  # key, heading, note
     ("auroc", "AUROC", ""),
     ("auprc", "AUPRC", ""),
     ("fpr_at_tpr95", "FPR@95", "lower is better"),
     ("fpr_at_tpr99", "FPR@99", "lower is better"),
     ("sensitivity", "Found", "at the threshold"),
     ("false_alarm_rate", "False alarms", "at the threshold"),
+)
+OF_PIXELS = (
     ("pixel_ap", "Pixel AP", ""),
     ("pixel_auroc", "Pixel AUROC", ""),
     ("aupro", "AUPRO", ""),
@@ -46,6 +49,7 @@ COLUMNS = (  # key, heading, note
     ("hit_rate", "Findings hit", "at the threshold"),
     ("f1_ra2024", "F1 (RA 2024)", "depends on scale"),
 )
+TABLES = (("Cases", OF_CASES), ("Pixels and findings", OF_PIXELS))
 BY_FINDING = ("auroc", "auprc", "fpr_at_tpr95", "sensitivity", "pixel_ap", "best_dice", "dice", "hit_rate")
 FIDELITY = (("ssim", "SSIM", "higher is closer"), ("lpips", "LPIPS", "lower is closer"), ("mae", "MAE", "lower"))
 
@@ -81,15 +85,17 @@ def write_report(path: Path, evaluation: "Evaluation") -> Path:
     threshold = metrics["pixel_threshold"]
     sections, top = examples(evaluation)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters.update(number=number, percent=percent, cell=cell)
+    environment.filters.update(number=number, cell=cell, interval=between)
     template = environment.from_string(files("salus.benchmark").joinpath("report.html.j2").read_text())
     page = template.render(
         m=metrics,
         summary=summary(judged, metrics),
         plots=plots(evaluation),
-        columns=[c for c in COLUMNS if any(row["entries"].get(c[0]) for row in main_rows(metrics))],
+        tables=[(title, present(columns, [row["entries"] for row in main_rows(metrics)])) for title, columns in TABLES],
         rows=main_rows(metrics),
-        finding_columns=[c for c in COLUMNS if c[0] in BY_FINDING and any(f[c[0]] for f in metrics["findings"].values())],
+        finding_columns=present(
+            [column for column in (*OF_CASES, *OF_PIXELS) if column[0] in BY_FINDING], metrics["findings"].values()
+        ),
         floor_names=FLOORS,
         fidelity=FIDELITY,
         sections=sections,
@@ -116,7 +122,7 @@ def summary(judged: Sequence[Judged], metrics: Row) -> list[str]:
             "calibrated."
         )
     else:
-        at = f"the {100 * metrics['false_alarms']:.3g} % threshold"
+        at = f"the {100 * metrics['false_alarms']:.3g}\N{NO-BREAK SPACE}% threshold"
         parts = [of(count, kind) for count, kind in ((alarms, "healthy test cases"), (found, "abnormal")) if count]
         told.append("; ".join([f"Of {parts[0]} flagged at {at}", *(f"of {part.rpartition(' ')[0]}" for part in parts[1:])]) + ".")
     if (auroc := metrics["overall"]["auroc"]) is not None:
@@ -147,6 +153,12 @@ def main_rows(metrics: Row) -> list[dict[str, Any]]:
         for name, source, floor in sources
         if source["overall"] is not None
     ]
+
+
+def present(columns: Iterable[Column], rows: Iterable[Row]) -> list[Column]:
+    """The columns in which any row has a value."""
+    rows = list(rows)
+    return [column for column in columns if any(row.get(column[0]) is not None for row in rows)]
 
 
 def plots(evaluation: "Evaluation") -> dict[str, str]:
@@ -315,16 +327,26 @@ def by_reason(problems: Sequence[Row]) -> list[tuple[str, list[str]]]:
     return [(reason, [p["case_id"] for p in same]) for reason, same in groupby(ordered, key=lambda p: p["reason"])]
 
 
-def number(value: float) -> str:
-    """Three decimals for shares; what needs more gets three digits."""
-    return f"{value:.3f}" if abs(value) >= 0.02 or value == 0 else f"{value:.2g}"
+def number(value: float, decimals: int = 3) -> str:
+    """A share for people."""
+    return f"{value:.{decimals}f}"
 
 
 def percent(share: float) -> str:
-    """'6.7 %', '61 %': two digits that mean something."""
-    return f"{100 * share:.1f} %" if 0 < share < 0.1 else f"{100 * share:.0f} %"
+    """'6.7 %', '61 %': two digits that mean something, and no line break before the sign."""
+    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%" if 0 < share < 0.1 else f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
 
 
 def cell(entry: Row | None) -> str:
     """A value for a table, or a dash."""
-    return "–" if entry is None else number(entry["value"])
+    return "–" if entry is None else number(entry["value"], decimals(entry))
+
+
+def between(entry: Row) -> str:
+    """Its interval, to the same digits."""
+    return "–".join(number(end, decimals(entry)) for end in entry["ci95"])
+
+
+def decimals(entry: Row) -> int:
+    """Three, one more where the value is small."""
+    return 4 if 0 < abs(entry["value"]) < 0.01 else 3
