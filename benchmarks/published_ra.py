@@ -54,7 +54,9 @@ class PublishedStep:
         rec_fake = decoder(sample(mean_fake, log_var_fake))  # 8
         exponent_rec = c.beta_rec * error(rec, rec_rec) + self.ra.beta_neg * divergence(mean_rec, log_var_rec)
         exponent_fake = c.beta_rec * error(fake, rec_fake) + self.ra.beta_neg * divergence(mean_fake, log_var_fake)
-        repelled = torch.exp(-c.alpha * scale * exponent_rec).mean() + torch.exp(-c.alpha * scale * exponent_fake).mean()
+        repelled = (
+            torch.exp(-c.alpha * scale * exponent_rec).mean() + torch.exp(-c.alpha * scale * exponent_fake).mean()
+        )
         loss_encoder = real + repelled / (2 * c.alpha) + c.reversed_weight * reversed_loss
         self.encoder_adam.zero_grad()
         loss_encoder.backward()

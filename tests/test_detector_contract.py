@@ -144,7 +144,9 @@ def test_resumed_training_equals_uninterrupted_training_bit_for_bit(learner, dis
     command = [sys.executable, "-c", "from salus.cli import main; main()", "train", learner, "--data", str(disc_folder)]
     command += ["--preset", "tiny", "--epochs", "12", "--precision", "fp32", "--json"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    whole = subprocess.run([*command, "--out", str(tmp_path / "whole")], env=environment, capture_output=True, check=True)
+    whole = subprocess.run(
+        [*command, "--out", str(tmp_path / "whole")], env=environment, capture_output=True, check=True
+    )
     assert json.loads(whole.stdout)["epochs"] == 12
 
     killed = tmp_path / "killed"
@@ -160,7 +162,10 @@ def test_resumed_training_equals_uninterrupted_training_bit_for_bit(learner, dis
     left, right = (load_file(tmp_path / run / "weights.safetensors") for run in ("whole", "killed"))
     for key, value in left.items():
         assert torch.equal(value, right[key]), key
-    rows = [[line.rpartition(",")[0] for line in (tmp_path / run / "train.csv").read_text().splitlines()] for run in ("whole", "killed")]
+    rows = [
+        [line.rpartition(",")[0] for line in (tmp_path / run / "train.csv").read_text().splitlines()]
+        for run in ("whole", "killed")
+    ]
     assert rows[0] == rows[1]
 
 

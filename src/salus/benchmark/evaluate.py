@@ -97,9 +97,7 @@ def evaluate(results: Path, data: Path, out: Path, *, dataset: str = "folder", s
     }
     write_whole(out / "metrics.json", (json.dumps(metrics, indent=1, allow_nan=False) + "\n").encode())
     write_table(out / "cases.csv", paired, ours, floors)
-    return write_report(
-        out / "report.html", Evaluation(paired=paired, metrics=metrics, ours=ours, floors=floors)
-    )
+    return write_report(out / "report.html", Evaluation(paired=paired, metrics=metrics, ours=ours, floors=floors))
 
 
 def about(paired: Paired, seed: int) -> dict[str, Any]:
@@ -183,9 +181,7 @@ def without_patients(dataset: Dataset, patients: set[str]) -> Dataset:
     return Dataset(dataset.name, [case for case in dataset if case.patient_id not in patients])
 
 
-def restoration(
-    paired: Paired, data: Path
-) -> tuple[dict[str, NDArray[np.float64]], list[Problem], tuple[str, ...]]:
+def restoration(paired: Paired, data: Path) -> tuple[dict[str, NDArray[np.float64]], list[Problem], tuple[str, ...]]:
     """How far the healthy test cases were left alone: SSIM, MAE and LPIPS a case, nan where there is none."""
     found = {name: np.full(len(paired.judged), np.nan) for name in ("ssim", "mae", "lpips")}
     healthy = [(k, one) for k, one in enumerate(paired.judged) if not one.abnormal and "restored" in one.result.files]

@@ -44,7 +44,7 @@ def score_figure(rows: Sequence[tuple[str, Floats]], threshold: float | None, *,
     everything = np.concatenate([score for _, score in rows])
     rng = np.random.default_rng(0)
     with rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 0.75 + STRIP * len(rows)), layout="constrained")
+        figure = Figure(figsize=(8.6, 0.75 + STRIP * len(rows)), layout="constrained")
         axes = figure.subplots()
         for row, (name, score) in enumerate(rows):
             colour = HEALTHY if healthy and row == 0 else ABNORMAL
@@ -85,7 +85,7 @@ def precision_figure(abnormal: Mask, method: tuple[str, Floats], floors: Sequenc
         axes.axhline(abnormal.mean(), color=RULE, linewidth=0.8)
         axes.annotate(
             f"prevalence {abnormal.mean():.2f}", (1, abnormal.mean()), xytext=(0, -2), textcoords="offset points",
-            ha="right", va="top", fontsize=8, color=QUIET,
+            ha="right", va="top", fontsize=8, color=QUIET, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
         )  # fmt: skip
         for (name, score), (colour, style) in zip(floors, FLOOR_STYLES, strict=False):
             recall, precision = precision_recall_points(abnormal, score)

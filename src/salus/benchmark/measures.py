@@ -155,12 +155,8 @@ def ranking(score: Floats, group: Group) -> dict[str, Entry]:
     return {
         "auroc": entry(auroc(ill, score), weighted_auroc(ill, score, weights)),
         "auprc": entry(average_precision(ill, score), weighted_average_precision(ill, score, weights)),
-        "fpr_at_tpr95": entry(
-            fpr_at_tpr(ill, score, tpr=0.95), weighted_fpr_at_tpr(ill, score, weights, tpr=0.95)
-        ),
-        "fpr_at_tpr99": entry(
-            fpr_at_tpr(ill, score, tpr=0.99), weighted_fpr_at_tpr(ill, score, weights, tpr=0.99)
-        ),
+        "fpr_at_tpr95": entry(fpr_at_tpr(ill, score, tpr=0.95), weighted_fpr_at_tpr(ill, score, weights, tpr=0.95)),
+        "fpr_at_tpr99": entry(fpr_at_tpr(ill, score, tpr=0.99), weighted_fpr_at_tpr(ill, score, weights, tpr=0.99)),
     }
 
 

@@ -156,7 +156,9 @@ def labelled_test_cases(whole: Dataset) -> tuple[Dataset, tuple[str, ...]]:
     test = whole.only(split=Split.TEST)
     chosen = Dataset(whole.name, [case for case in (test or whole) if case.label != Label.UNKNOWN])
     if not len(chosen):
-        raise LayoutError(f"{whole.name}: none of {len(whole)} cases is labelled normal or abnormal; nothing to measure.")
+        raise LayoutError(
+            f"{whole.name}: none of {len(whole)} cases is labelled normal or abnormal; nothing to measure."
+        )
     notes = []
     if not len(test):
         notes.append(

@@ -50,8 +50,12 @@ OF_PIXELS = (
     ("f1_ra2024", "F1 (RA 2024)", "depends on scale"),
 )
 TABLES = (("Cases", OF_CASES), ("Pixels and findings", OF_PIXELS))
-BY_FINDING = ("auroc", "auprc", "fpr_at_tpr95", "sensitivity", "pixel_ap", "best_dice", "dice", "hit_rate")
-FIDELITY = (("ssim", "SSIM", "higher is closer"), ("lpips", "LPIPS", "lower is closer"), ("mae", "MAE", "lower"))
+BY_FINDING = ("auprc", "sensitivity", "pixel_ap", "best_dice", "dice", "hit_rate")
+FIDELITY = (
+    ("ssim", "SSIM", "higher is closer"),
+    ("lpips", "LPIPS", "lower is closer"),
+    ("mae", "MAE", "lower is closer"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +128,10 @@ def summary(judged: Sequence[Judged], metrics: Row) -> list[str]:
     else:
         at = f"the {100 * metrics['false_alarms']:.3g}\N{NO-BREAK SPACE}% threshold"
         parts = [of(count, kind) for count, kind in ((alarms, "healthy test cases"), (found, "abnormal")) if count]
-        told.append("; ".join([f"Of {parts[0]} flagged at {at}", *(f"of {part.rpartition(' ')[0]}" for part in parts[1:])]) + ".")
+        told.append(
+            "; ".join([f"Of {parts[0]} flagged at {at}", *(f"of {part.rpartition(' ')[0]}" for part in parts[1:])])
+            + "."
+        )
     if (auroc := metrics["overall"]["auroc"]) is not None:
         lower, upper = auroc["ci95"]
         told.append(
@@ -290,7 +297,9 @@ def settings(run: Row) -> list[tuple[str, str]]:
     card, calibration = run["card"], run["calibration"] or {}
     plan = card.get("plan", {})
     counts = ", ".join(f"{count} {part}" for part, count in card.get("counts", {}).items())
-    calibrated = f"{len(calibration['scores'])} healthy cases of {calibration['patients']} patients" if calibration else ""
+    calibrated = (
+        f"{len(calibration['scores'])} healthy cases of {calibration['patients']} patients" if calibration else ""
+    )
     rows = [
         ("detector", run.get("detector", "")),
         ("preset", plan.get("preset", "")),

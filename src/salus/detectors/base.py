@@ -131,7 +131,7 @@ class Restorer(Detector):
     def detect(self, x: Tensor) -> Detection:
         restored = self.restore(x)
         anomaly = self.score(x, restored)
-        return Detection(map=anomaly, score=anomaly.flatten(1).mean(1), restored=restored)
+        return Detection(map=anomaly, score=self.score.reduce(anomaly), restored=restored)
 
     def validation_loss(self, x: Tensor) -> Tensor:
         return (self.restore(x) - x).square().flatten(1).mean(1)

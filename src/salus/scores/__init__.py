@@ -1,7 +1,6 @@
 """Comparing an image with its restoration. One score a name; the name is part of every result."""
 
 import importlib
-from collections.abc import Mapping
 from typing import Any
 
 from salus.core.errors import ConfigError, did_you_mean
@@ -10,6 +9,7 @@ from salus.scores.base import Score
 SCORES = {
     "residual": "salus.scores.residual:Residual",
     "squared": "salus.scores.residual:Squared",
+    "smoothed": "salus.scores.residual:Smoothed",
     "equation5": "salus.scores.equation5:Equation5",
 }
 
@@ -31,8 +31,3 @@ def build_score(name: str = "residual", **settings: Any) -> Score:
             raise ConfigError(f"score {name} has no setting '{key}'.{did_you_mean(key, known)}")
     score: Score = kind(**settings)
     return score
-
-
-def score_settings(score: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy with the default name filled in, as it is written into a model."""
-    return {"name": "residual", **score}

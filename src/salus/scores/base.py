@@ -1,15 +1,39 @@
 """The face of a score."""
 
 from abc import ABC, abstractmethod
+from typing import Literal
 
 from torch import Tensor, nn
 
+from salus.core.errors import ConfigError
+
+Reduction = Literal["mean", "top5", "top1", "max"]
+SHARES = {"mean": 1.0, "top5": 0.05, "top1": 0.01, "max": 0.0}
+
 
 class Score(nn.Module, ABC):
-    """(image, restored) -> map. Frozen; it is rebuilt from its settings, never saved with a model."""
+    """(image, restored) -> map -> one number an image. Frozen; rebuilt from its settings, never saved with a model.
 
-    name: str  # how tables call it, with everything that changes the numbers in it
+    Args:
+        name: how tables call it, with everything that changes the numbers in it.
+        image: how a map becomes the image's score: its mean (as published), the mean of its highest 5 or 1 per cent
+            of pixels, or its maximum. A small finding is lost in the mean of a large image.
+    """
+
+    def __init__(self, name: str, image: Reduction) -> None:
+        super().__init__()
+        if image not in SHARES:
+            raise ConfigError(f"score.image is one of {', '.join(SHARES)}, not '{image}'.")
+        self.image = image
+        self.name = name if image == "mean" else f"{name}-{image}"
 
     @abstractmethod
     def forward(self, x: Tensor, restored: Tensor) -> Tensor:
         """Compare two (B, 1, H, W) batches in [0, 1]; (B, 1, H, W) >= 0, higher where they disagree more."""
+
+    def reduce(self, anomaly: Tensor) -> Tensor:
+        """(B,) image scores of (B, 1, H, W) maps."""
+        pixels = anomaly.flatten(1)
+        if self.image == "mean":
+            return pixels.mean(1)
+        return pixels.topk(max(1, round(SHARES[self.image] * pixels.shape[1])), dim=1).values.mean(1)

@@ -1,15 +1,15 @@
 """The anomaly map of Reversed Autoencoders, equation 5 of arXiv:2401.10637."""
 
-import math
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from salus.scores.base import Score
+from salus.scores.base import Reduction, Score
 from salus.scores.clahe import clahe
 from salus.scores.lpips import LPIPS
+from salus.scores.residual import gaussian
 
 
 class Equation5(Score):
@@ -19,6 +19,7 @@ class Equation5(Score):
         reading: "code" smooths each LPIPS map with a Gaussian of 2 pixels, as the release does; "paper" does not,
             as printed.
         trunk: network behind LPIPS. The release used SqueezeNet; AlexNet is what travels with Salus.
+        image: see `Score`; the paper's is the mean.
         calibration: "lin" uses LPIPS' learned channel weights, "none" counts all channels alike.
         enlarge: factor by which the pictures are enlarged (bilinear) before LPIPS; its maps are coarse at 64 pixels.
     """
@@ -30,12 +31,13 @@ class Equation5(Score):
         trunk: Literal["alexnet", "vgg16", "squeezenet"] = "alexnet",
         calibration: Literal["lin", "none"] = "lin",
         enlarge: int = 1,
+        image: Reduction = "mean",
     ) -> None:
-        super().__init__()
+        enlarged = f"-x{enlarge}" if enlarge > 1 else ""
+        super().__init__(f"equation5-{reading}-{trunk}-{calibration}{enlarged}", image)
         self.lpips = LPIPS(trunk, calibration)
         self.sigma = 2.0 if reading == "code" else 0.0
         self.enlarge = enlarge
-        self.name = f"equation5-{reading}-{trunk}-{calibration}" + (f"-x{enlarge}" if enlarge > 1 else "")
 
     def forward(self, x: Tensor, restored: Tensor) -> Tensor:
         even = clahe(torch.cat([restored, x]))
@@ -48,22 +50,3 @@ class Equation5(Score):
             perceived = F.avg_pool2d(perceived, self.enlarge)
         plain, evened = gaussian(perceived, self.sigma).chunk(2)
         return (even_restored - even_x).abs() * plain * evened
-
-
-def gaussian(maps: Tensor, sigma: float) -> Tensor:
-    """Blur (B, 1, H, W) as `scipy.ndimage.gaussian_filter` does: symmetric border, cut at 4 sigma; 0 leaves it."""
-    if sigma == 0:
-        return maps
-    radius = math.floor(4 * sigma + 0.5)
-    at = torch.arange(-radius, radius + 1, device=maps.device, dtype=torch.float32)
-    weights = torch.exp(-0.5 * (at / sigma) ** 2)
-    weights = (weights / weights.sum()).to(maps.dtype)
-    for axis in (2, 3):
-        size = maps.shape[axis]
-        # scipy's "reflect" repeats the edge pixel and goes on folding where the picture is smaller than the kernel.
-        index = torch.arange(-radius, size + radius, device=maps.device) % (2 * size)
-        index = torch.where(index >= size, 2 * size - 1 - index, index)
-        wide = maps.index_select(axis, index)
-        kernel = weights.view(1, 1, -1, 1) if axis == 2 else weights.view(1, 1, 1, -1)
-        maps = F.conv2d(wide, kernel)
-    return maps

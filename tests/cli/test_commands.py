@@ -1,0 +1,325 @@
+"""The commands as a user types them: what they print, their exit codes, and that nothing is lost."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image as Picture
+
+from salus import cli
+from salus.core import Result, Verdict
+from salus.io.results import read_results
+from tests.conftest import discs
+
+
+@pytest.fixture
+def salus(monkeypatch, capsys):
+    """Run a command in this process: (exit code, stdout, stderr)."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["salus", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def model(disc_folder, tmp_path_factory) -> Path:
+    from salus.training import train
+
+    out = tmp_path_factory.mktemp("model") / "ae"
+    train("ae", disc_folder, out, preset="tiny", epochs=4)
+    return out
+
+
+@pytest.fixture
+def studies(tmp_path) -> Path:
+    folder = tmp_path / "studies"
+    folder.mkdir()
+    for index, picture in enumerate(discs(6, seed=9)):
+        Picture.fromarray(np.round(picture[0] * 255).astype(np.uint8)).save(folder / f"study{index}.png")
+    return folder
+
+
+def save(path: Path, array: np.ndarray) -> Path:
+    if path.suffix == ".png":
+        Picture.fromarray(array).save(path)
+    elif path.suffix == ".tif":
+        Picture.fromarray(array.astype(np.float32)).save(path)
+    else:
+        nib.save(nib.Nifti1Image(array, np.eye(4)), path)
+    return path
+
+
+def truncated(path: Path) -> Path:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return path
+
+
+UNREADABLE = {
+    "text.png": (lambda p: p.write_text("not a picture"), "text.png"),
+    "cut.png": (lambda p: truncated(save(p, np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8))), "cut.png"),
+    "cut.nii.gz": (lambda p: truncated(save(p, np.random.default_rng(0).random((16, 16, 16)))), "cut.nii.gz"),
+    "nan.tif": (lambda p: save(p, np.full((32, 32), np.nan)), "NaN or infinite"),
+    "inf.tif": (lambda p: save(p, np.where(np.eye(32) > 0, np.inf, 0.5)), "NaN or infinite"),
+    "flat.png": (lambda p: save(p, np.full((32, 32), 7, np.uint8)), "constant"),
+    "dot.png": (lambda p: save(p, np.zeros((1, 1), np.uint8)), "at least 8"),
+    "strip.png": (lambda p: save(p, np.arange(60_000, dtype=np.uint32).reshape(20_000, 3).astype(np.uint8)), "20,000"),
+    "four.nii.gz": (lambda p: save(p, np.random.default_rng(0).random((16, 16, 4, 3)).astype(np.float32)), "4"),
+    "volume.nii.gz": (lambda p: save(p, np.random.default_rng(0).random((16, 16, 16)).astype(np.float32)), "(mm)"),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_one_unreadable_study_is_a_row_that_says_why_and_the_others_are_judged(name, salus, model, studies, tmp_path):
+    make, said = UNREADABLE[name]
+    make(studies / name)
+    code, out, err = salus("screen", studies, "--model", model, "--out", tmp_path / "results")
+    assert code == 3
+    assert said in out
+    assert "Traceback" not in out + err
+    found = {result.case_id: result for _, result in read_results(tmp_path / "results")}
+    assert len(found) == 7
+    bad = found.pop(name.split(".")[0])
+    assert bad.verdict == Verdict.CANNOT_JUDGE
+    assert bad.score is None
+    assert said in bad.reasons[0]
+    assert all(result.score is not None for result in found.values())
+    table = (tmp_path / "results" / "cases.csv").read_text().splitlines()
+    assert len(table) == 8
+
+
+def test_an_unreadable_training_image_is_left_out_and_named(salus, disc_folder, tmp_path):
+    data = shutil.copytree(disc_folder, tmp_path / "data")
+    (data / "train" / "good" / "bad.png").write_text("no picture")
+    code, out, _ = salus("train", "ae", "--data", data, "--out", tmp_path / "m", "--preset", "tiny", "--epochs", 1)
+    assert code == 3
+    assert "bad.png was left out" in out
+    assert (tmp_path / "m" / "model.json").is_file()
+
+
+def refused(salus, *arguments: object) -> str:
+    """The message of a command that must exit with 2, on one clear line or few, without a traceback."""
+    code, out, err = salus(*arguments)
+    assert code == 2, out + err
+    assert "Traceback" not in err
+    return err
+
+
+def test_an_empty_folder_is_explained(salus, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "Expected train/good" in refused(salus, "train", "ae", "--data", tmp_path / "empty", "--out", tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
+def test_one_image_is_not_enough(salus, tmp_path):
+    (tmp_path / "one").mkdir()
+    save(tmp_path / "one" / "a.png", np.eye(32, dtype=np.uint8))
+    said = refused(salus, "train", "ae", "--data", tmp_path / "one", "--out", tmp_path / "m")
+    assert "1 healthy patient" in said
+    assert "at least 3" in said
+
+
+def test_a_folder_without_a_single_readable_image_is_explained(salus, tmp_path):
+    (tmp_path / "bad").mkdir()
+    for index in range(4):
+        (tmp_path / "bad" / f"{index}.png").write_text("no picture")
+    assert "can be read" in refused(salus, "train", "ae", "--data", tmp_path / "bad", "--out", tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (["--set", "latnet=3"], "Did you mean 'latent'?"),
+        (["--set", "latent=-3"], "latent"),
+        (["--set", "recipe.epoch=3"], "Did you mean 'epochs'?"),
+        (["--set", "recipe.batch=zero"], "recipe.batch"),
+        (["--set", "prepare.intensty=minmax"], "Did you mean 'intensity'?"),
+        (["--set", "score.name=residuals"], "Did you mean 'residual'?"),
+        (["--set", "recipee.batch=1"], "Did you mean 'recipe'?"),
+        (["--set", "latent"], "key=value"),
+        (["--preset", "quick"], "paper"),
+        (["--device", "gpu"], "cuda"),
+        (["--precision", "fp8"], "bf16"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else None,
+)
+def test_a_wrong_setting_is_named_before_anything_starts(wrong, said, salus, disc_folder, tmp_path):
+    assert said in refused(salus, "train", "ae", "--data", disc_folder, "--out", tmp_path / "m", *wrong)
+    assert not (tmp_path / "m").exists()
+
+
+def test_an_unknown_detector_or_data_set_is_named(salus, disc_folder, tmp_path):
+    assert "ra" in refused(salus, "train", "raa", "--data", disc_folder, "--out", tmp_path / "m")
+    said = refused(salus, "train", "ae", "--data", disc_folder, "--dataset", "foldr", "--out", tmp_path / "m")
+    assert "Did you mean 'folder'?" in said
+
+
+def test_a_patient_in_two_splits_is_refused(salus, disc_folder, tmp_path):
+    data = shutil.copytree(disc_folder, tmp_path / "data")
+    (data / "metadata.csv").write_text("file,patient_id\ntrain/good/000.png,p1\ntest/good/000.png,p1\n")
+    said = refused(salus, "train", "ae", "--data", data, "--out", tmp_path / "m")
+    assert "patient 'p1' is in two splits" in said
+
+
+def flip(path: Path, at: int = -5) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+def newer(folder: Path) -> None:
+    about = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps({**about, "format": 99}))
+
+
+DAMAGE = {
+    "a flipped byte in the weights": (lambda m: flip(m / "weights.safetensors"), "was altered"),
+    "a flipped digit in model.json": (lambda m: flip(m / "model.json", 200), "was altered"),
+    "a newer format": (newer, "format 99; this Salus reads up to 1"),
+    "no weights": (lambda m: (m / "weights.safetensors").unlink(), "is missing"),
+    "no model.json": (lambda m: (m / "model.json").unlink(), "is missing"),
+    "half a model.json": (lambda m: truncated(m / "model.json"), "was altered"),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_a_damaged_model_is_refused(what, salus, model, studies, tmp_path):
+    harm, said = DAMAGE[what]
+    copy = shutil.copytree(model, tmp_path / "model")
+    harm(copy)
+    assert said in refused(salus, "screen", studies, "--model", copy, "--out", tmp_path / "results")
+
+
+def test_a_training_is_not_overwritten(salus, model, disc_folder):
+    before = (model / "model.json").read_bytes()
+    again = ("train", "ae", "--data", disc_folder, "--out", model, "--preset", "tiny", "--epochs", 4)
+    assert "--resume" in refused(salus, *again)
+    assert "another recipe" in refused(salus, *again[:-1], 5, "--resume")
+    assert salus(*again, "--resume")[0] == 0
+    assert (model / "model.json").read_bytes() == before
+
+
+def test_what_is_finished_is_not_done_again(salus, model, studies, tmp_path):
+    command = ("screen", studies, "--model", model, "--out", tmp_path / "results")
+    assert salus(*command)[0] == 0
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "results").rglob("map.tif")}
+    save(studies / "new.png", (discs(1)[0, 0] * 255).astype(np.uint8))
+    code, out, _ = salus(*command, "--json")
+    assert code == 0
+    assert sum(json.loads(out)["counts"].values()) == 7
+    assert all(path.stat().st_mtime_ns == then for path, then in files.items())
+
+
+def test_a_new_threshold_judges_again(salus, disc_folder, studies, tmp_path):
+    model = tmp_path / "m"
+    salus("train", "ae", "--data", disc_folder, "--out", model, "--preset", "tiny", "--epochs", 1)
+    screening = ("screen", studies, "--model", model, "--out", tmp_path / "results")
+    salus(*screening)
+    few = [result for _, result in read_results(tmp_path / "results")]
+    assert all(
+        r.verdict == Verdict.CANNOT_JUDGE and "19 are needed" in r.reasons[0] for r in few
+    )  # 6 calibration cases
+    code, out, _ = salus("calibrate", model, "--data", disc_folder / "train", "--false-alarms", 0.1)
+    assert code == 0
+    assert "60 healthy cases" in out
+    salus(*screening)
+    judged = [result for _, result in read_results(tmp_path / "results")]
+    assert all(r.verdict != Verdict.CANNOT_JUDGE and r.model != few[0].model for r in judged)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    place = tmp_path / "disk"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", place], capture_output=True).returncode:
+        pytest.skip("mounting a tmpfs is not permitted here")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_a_full_disk_ends_screening_cleanly_and_it_goes_on_elsewhere(salus, model, studies, small_disk):
+    (small_disk / "ballast").write_bytes(bytes(250_000))
+    command = ("screen", studies, "--model", model, "--out", small_disk / "results")
+    said = refused(salus, *command)
+    assert "disk full" in said
+    assert not list(small_disk.rglob("*.part"))
+    for file in (small_disk / "results").rglob("result.json"):
+        Result.from_json(file.read_text())  # whole, or not there
+    (small_disk / "ballast").unlink()
+    assert salus(*command)[0] == 0
+
+
+def test_a_full_disk_ends_training_cleanly_and_it_goes_on(salus, disc_folder, small_disk):
+    (small_disk / "ballast").write_bytes(bytes(280_000))
+    command = ("train", "ae", "--data", disc_folder, "--out", small_disk / "m", "--preset", "tiny", "--epochs", 2)
+    command += ("--set", "hidden=16", "--set", "latent=4", "--resume")
+    assert "disk full" in refused(salus, *command)
+    assert not list(small_disk.rglob("*.part"))
+    (small_disk / "ballast").unlink()
+    assert salus(*command)[0] == 0
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGTERM])
+def test_screening_goes_on_after_a_kill(signal_number, model, tmp_path):
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for index, picture in enumerate(discs(200, seed=4)):
+        save(folder / f"{index:03}.png", np.round(picture[0] * 255).astype(np.uint8))
+    results = tmp_path / "results"
+    command = [sys.executable, "-c", "from salus.cli import main; main()", "screen", str(folder)]
+    command += ["--model", str(model), "--out", str(results), "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while len(list(results.rglob("result.json"))) < 20 and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal_number)
+    assert process.wait() == -signal_number, "it was to be killed in the middle"
+    done = {path: path.stat().st_mtime_ns for path in results.rglob("result.json")}
+    assert 20 <= len(done) < 200
+    again = subprocess.run(command, capture_output=True, check=False)
+    assert again.returncode in (0, 3), again.stderr
+    assert len(list(read_results(results))) == 200
+    assert all(path.stat().st_mtime_ns == then for path, then in done.items())
+    assert not list(results.rglob("*.part")), os.listdir(results)
+
+
+def test_nan_in_training_stops_it_and_saves_the_batch(salus, disc_folder, tmp_path):
+    said = refused(
+        salus, "train", "ra", "--data", disc_folder, "--out", tmp_path / "m", "--preset", "tiny",
+        "--set", "recipe.learning_rate=1e30", "--epochs", 3,
+    )  # fmt: skip
+    assert "failed_batch.safetensors" in said
+    from safetensors.numpy import load_file
+
+    assert load_file(tmp_path / "m" / "progress" / "failed_batch.safetensors")["x"].shape == (8, 1, 32, 32)
+
+
+@pytest.mark.parametrize("command", ["demo", "train", "screen", "evaluate", "calibrate", "methods", "datasets"])
+def test_every_help_has_an_example(command, salus):
+    code, out, _ = salus(command, "--help")
+    assert code == 0
+    assert f"salus {command} " in out.replace("Usage: salus", "Usage:")
+
+
+def test_methods_and_datasets_are_listed(salus):
+    assert all(name in salus("methods")[1] for name in ("ae", "ra", "pca", "mean-intensity"))
+    page = salus("methods", "ra")[1]
+    assert "reversed_weight = 0.005" in page
+    assert "preset paper" in page
+    assert "folder" in salus("datasets")[1]
+    assert "train/good" in salus("datasets", "folder")[1]
+    assert "AlexNet".lower() in salus("weights", "list")[1].lower()
