@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ from salus.preprocess.preparation import Preparation
 FORMAT = 1
 WEIGHTS = "weights.safetensors"
 PREPARATION = TypeAdapter(Preparation)
+Precision = Literal["fp32", "bf16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +81,7 @@ class Model:
         name, settings, score: enough for `detectors.build`.
         detector: in eval mode.
         preparation: resolved (no "auto").
+        precision: of the network's products, the same in calibration and screening, wherever it runs.
         calibration: None until calibrated.
         card: for people and audits: data set, counts, recipe, seed, manifest hash, unit, modality.
     """
@@ -89,6 +91,7 @@ class Model:
     score: Mapping[str, Any]
     detector: Detector
     preparation: Preparation
+    precision: Precision = "fp32"
     calibration: Calibration | None = None
     card: Mapping[str, Any] = field(default_factory=dict)
 
@@ -100,6 +103,7 @@ class Model:
             "settings": dict(self.settings),
             "score": dict(self.score),
             "preparation": PREPARATION.dump_python(self.preparation, mode="json"),
+            "precision": self.precision,
             "calibration": asdict(self.calibration) if self.calibration else None,
             "card": dict(self.card),
             "versions": versions(),
@@ -150,6 +154,7 @@ class Model:
             score=about["score"],
             detector=detector.to(device).eval(),
             preparation=preparation,
+            precision=about["precision"],
             calibration=calibration or None,
             card=about["card"],
         )
@@ -168,20 +173,23 @@ def model_id(folder: Path) -> str:
 
 @torch.no_grad()
 def detections(
-    detector: Detector, rows: NDArray[np.float32], *, batch: int = 32
+    detector: Detector, rows: NDArray[np.float32], *, precision: Precision = "fp32", batch: int = 32
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]:
-    """What `detector` sees in many prepared slices: maps (n, 1, H, W), scores (n,), restored (n, 1, H, W) or None.
-
-    In full precision, so that a score does not depend on the processor it was computed on.
-    """
+    """What `detector` sees in many prepared slices: maps (n, 1, H, W), scores (n,), restored (n, 1, H, W) or None."""
     device = next(chain(detector.parameters(), detector.buffers())).device
-    seen = [
-        detector.detect(torch.from_numpy(np.array(rows[start : start + batch])).to(device))
-        for start in range(0, len(rows), batch)
-    ]
-    restored = None if seen[0].restored is None else torch.cat([s.restored for s in seen if s.restored is not None])
-    maps, scores = torch.cat([s.map for s in seen]), torch.cat([s.score for s in seen])
-    return maps.cpu().numpy(), scores.cpu().numpy(), None if restored is None else restored.cpu().numpy()
+    half = precision == "bf16"
+    layout = torch.channels_last if half else torch.contiguous_format
+    detector.to(memory_format=layout)  # type: ignore[call-overload]
+    seen = []
+    with torch.autocast(device.type, torch.bfloat16, enabled=half):
+        for start in range(0, len(rows), batch):
+            x = torch.from_numpy(np.array(rows[start : start + batch])).to(device)
+            seen.append(detector.detect(x.contiguous(memory_format=layout)))
+    maps, scores, restored = (
+        [np.ascontiguousarray(value.float().cpu().numpy()) for value in values if value is not None]
+        for values in zip(*((s.map, s.score, s.restored) for s in seen), strict=True)
+    )
+    return np.concatenate(maps), np.concatenate(scores), np.concatenate(restored) if restored else None
 
 
 def case_score(slice_scores: NDArray[np.float32]) -> float:
@@ -223,7 +231,7 @@ def calibration_of(model: Model, cases: Dataset, false_alarms: float = 0.05) -> 
     prepared = PreparedCache().prepare([case.images[0] for case in cases], model.preparation, read_image)
     if not len(prepared.rows):
         raise LayoutError(f"{cases.name}: none of {len(cases)} healthy images can be judged: {prepared.failures[:1]}")
-    maps, scores, _ = detections(model.detector, prepared.rows)
+    maps, scores, _ = detections(model.detector, prepared.rows, precision=model.precision)
     of_case = [case_score(scores[prepared.case == case]) for case in np.unique(prepared.case)]
     return Calibration(
         scores=tuple(sorted(of_case)),

@@ -121,7 +121,8 @@ class Screener:
         found: list[tuple[Ready, NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]] = []
         if good:
             stacks = [slices_of(r.prepared) for r in good if r.prepared is not None]
-            maps, scores, restored = detections(self.model.detector, np.concatenate(stacks), batch=BATCH)
+            rows = np.concatenate(stacks)
+            maps, scores, restored = detections(self.model.detector, rows, precision=self.model.precision, batch=BATCH)
             ends = np.cumsum([len(s) for s in stacks])[:-1]
             pictures = np.split(restored, ends) if restored is not None else [None] * len(good)
             found = list(zip(good, np.split(maps, ends), np.split(scores, ends), pictures, strict=True))
@@ -236,6 +237,7 @@ def screen(
         "settings": dict(screener.model.settings),
         "score": dict(screener.model.score),
         "preparation": asdict(screener.model.preparation),
+        "precision": screener.model.precision,
         "calibration": screener.model.calibration and asdict(screener.model.calibration),
         "threshold": screener.model.calibration and screener.model.calibration.threshold,
         "card": dict(screener.model.card),

@@ -181,9 +181,11 @@ def train(
         for part, found in healthy.items()
     }
     left_out = tuple((path.name, reason) for p in prepared.values() for path, reason in p.failures)
-    fabric = make_fabric(device, precision)
     torch.manual_seed(seed)
     net = build(plan.detector, plan.settings, plan.score)
+    if precision == "auto" and not net.parts():
+        precision = "fp32"  # what is not learned by descent gains nothing from less
+    fabric = make_fabric(device, precision)
     make_progress(progress, plan)
     rows = {part: p.rows for part, p in prepared.items()}
     for part, found in rows.items():
@@ -192,7 +194,12 @@ def train(
     run = fit(net, plan.recipe, rows[Split.TRAIN], rows[Split.VALIDATION], progress, seed, fabric, on_epoch)
     if fabric.global_rank == 0:
         model = Model(
-            name=plan.detector, settings=plan.settings, score=plan.score, detector=net, preparation=preparation
+            name=plan.detector,
+            settings=plan.settings,
+            score=plan.score,
+            detector=net,
+            preparation=preparation,
+            precision="bf16" if half_precision(fabric) else "fp32",
         )
         model = replace(
             model, calibration=calibration_of(model, cases.only(split=Split.CALIBRATION, label=Label.NORMAL))
@@ -206,7 +213,6 @@ def train(
             "modality": first.modality,
             "parameters": sum(p.numel() for part in net.parts().values() for p in part),
             "plan": asdict(plan),
-            "precision": str(fabric._precision.precision),
             "run": {**asdict(run), "rows": []},
         }
         write_rows(out / "train.csv", run.rows)

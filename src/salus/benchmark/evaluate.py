@@ -113,6 +113,7 @@ def about(paired: Paired, seed: int) -> dict[str, Any]:
         "seed": seed,
         "replicates": REPLICATES,
         "false_alarms": calibration and calibration["false_alarms"],
+        "calibration_cases": calibration and len(calibration["scores"]),
         "threshold": paired.run.get("threshold"),
         "pixel_threshold": calibration and calibration["pixel_threshold"],
         "counts": {

@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps, rc_context
@@ -21,7 +22,7 @@ Floats = NDArray[np.float64]
 INK, QUIET, RULE = "#1b1f24", "#8a929b", "#d5d9de"
 METHOD, HEALTHY, ABNORMAL, TRUTH = "#1f5a7a", "#3d7f5f", "#b0492f", (64, 224, 255)
 FLOOR_STYLES = ((QUIET, (0, (1, 1.2))), (QUIET, (0, (4, 2))))
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.hashsalt": "salus",  # without it every file differs
     "font.size": 9,
     "axes.edgecolor": QUIET,
@@ -141,7 +142,7 @@ def map_picture(anomaly: Grey, top: float) -> str:
 def outlined(picture: NDArray[np.uint8], inside: Mask) -> str:
     """(H, W, 3) with a line around each region of (H, W)."""
     # Around it, not on it: a finding of a few pixels stays visible.
-    rim = ndimage.binary_dilation(inside, structure=np.ones((3, 3))) & ~inside
+    rim = ndimage.binary_dilation(inside, structure=np.ones((3, 3), dtype=bool)) & ~inside
     drawn = picture.copy()
     drawn[rim] = TRUTH
     # 128 colours hold grey, red to yellow and the line; the file is a third of the size.

@@ -19,12 +19,13 @@ from salus.datasets.protocol import split
 from salus.detectors import build, detector_class
 from salus.io import read_image
 from salus.metrics import pixel_edges
-from salus.model import Model, calibration_of, case_score, detections
+from salus.model import Model, calibration_of, detections
 from salus.preprocess.cache import Prepared, PreparedCache
 from salus.preprocess.preparation import Preparation
 from salus.screening import at_home
 from salus.training import fit, make_fabric
 
+BATCH = 32  # slices that go through a floor together
 FLOORS = {"mean-intensity": "mean intensity", "pca": "PCA residual"}  # detector to how tables call it
 
 
@@ -45,7 +46,8 @@ def floor_scores(
     models, notes = floor_models(dataset, preparation)
     prepared = PreparedCache().prepare([one.case.images[0] for one in judged], preparation, read_image)
     scored = {
-        name: model and floor_scored(model, judged, localised, prepared, preparation) for name, model in models.items()
+        name: None if model is None else floor_scored(model, judged, localised, prepared, preparation)
+        for name, model in models.items()
     }
     return scored, notes
 
@@ -88,18 +90,22 @@ def floor_scored(
     model: Model, judged: Sequence[Judged], localised: Sequence[int], prepared: Prepared, preparation: Preparation
 ) -> Scored:
     """One floor's scores, and its maps brought home and compared with the truth."""
-    rows = [prepared.rows[prepared.case == index] for index in range(len(judged))]
-    score = np.array([case_score(detections(model.detector, one)[1]) for one in rows])
     calibration = model.calibration
     pixel_threshold = calibration.pixel_threshold if calibration else None
-    pixels = {}
-    if localised:
-        # The network's own grid chooses the bins: bringing home interpolates between these values.
-        maps = [detections(model.detector, rows[index])[0] for index in localised]
-        thresholds = () if pixel_threshold is None else (pixel_threshold,)
-        edges = pixel_edges(maps, thresholds=thresholds)
-        for index, anomaly in zip(localised, maps, strict=True):
-            source = read_image(judged[index].case.images[0])
-            home = at_home(anomaly, preparation(source), source).array
-            pixels[index] = compared(judged[index], home, edges, pixel_threshold)
+    score, pixels = np.full(len(judged), -np.inf), {}
+    with tempfile.TemporaryDirectory() as folder:
+        # On disk, as the prepared images are: memory stays bounded for volumes, too.
+        maps = np.lib.format.open_memmap(Path(folder) / "maps.npy", "w+", np.float32, prepared.rows.shape)
+        for start in range(0, len(maps), BATCH):
+            rows = slice(start, start + BATCH)
+            maps[rows], of_slice, _ = detections(model.detector, prepared.rows[rows])
+            np.maximum.at(score, prepared.case[rows], of_slice)  # `model.case_score`, a batch at a time
+        if localised:
+            # The network's own grid chooses the bins: bringing home interpolates between these values.
+            thresholds = () if pixel_threshold is None else (pixel_threshold,)
+            edges = pixel_edges(list(maps), thresholds=thresholds)
+            for index in localised:
+                source = read_image(judged[index].case.images[0])
+                home = at_home(np.asarray(maps[prepared.case == index]), preparation(source), source).array
+                pixels[index] = compared(judged[index], home, edges, pixel_threshold)
     return Scored(score=score, threshold=calibration.threshold if calibration else None, pixels=pixels)

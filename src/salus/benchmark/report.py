@@ -103,6 +103,7 @@ def write_report(path: Path, evaluation: "Evaluation") -> Path:
         floor_names=FLOORS,
         fidelity=FIDELITY,
         sections=sections,
+        outlined=any(p.caption == "truth" for s in sections for one in s["cases"] for p in one.panels),
         scale=None if top is None else {"bar": figures.colour_bar(top, threshold), "top": top, "by": TOP},
         settings=settings(evaluation.paired.run),
         left_out=left_out(evaluation.paired.run),

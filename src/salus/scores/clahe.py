@@ -50,7 +50,8 @@ def clahe(x: Tensor, *, clip_limit: float = 0.01, bins: int = 256) -> Tensor:
     most = (2**31 - 1) // (grid.tiles * bins)
     if x.device.type == "cpu":
         most = min(most, PIXELS_AT_ONCE // (height * width))
-    with torch.no_grad():
+    # Counts and grey curves need single precision, whatever the network around runs in.
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         pieces = [equalise(piece, grid, limit) for piece in torch.split(x[:, 0].clamp(0, 1), max(most, 1))]
         return torch.cat(pieces).unsqueeze(1)
 

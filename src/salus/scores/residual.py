@@ -62,5 +62,6 @@ def gaussian(maps: Tensor, sigma: float) -> Tensor:
         index = torch.where(index >= size, 2 * size - 1 - index, index)
         wide = maps.index_select(axis, index)
         kernel = weights.view(1, 1, -1, 1) if axis == 2 else weights.view(1, 1, 1, -1)
-        maps = F.conv2d(wide, kernel)
+        with torch.autocast(maps.device.type, enabled=False):
+            maps = F.conv2d(wide, kernel)
     return maps

@@ -1,0 +1,94 @@
+"""RA's training step at the `paper` preset, batch 8, against the fourteen published passes.
+
+    python benchmarks/bench_ra_step.py [--threads 2] [--repeats 3]
+
+exact: full precision, same losses and weights after one step. fast: bfloat16, channels-last, gamma_rec = 0. Prints both
+ratios, the share of the measured bfloat16 matrix-product peak, and exits with 1 when a target is missed.
+"""
+
+import argparse
+import copy
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from published_ra import PublishedStep
+
+from salus.detectors import Recipe, build, detector_class
+from salus.detectors.ra import RA
+from salus.training import Stepper, make_fabric
+
+RECIPE = Recipe(epochs=1, batch=8, learning_rate=5e-5)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def ours(ra: RA, x: torch.Tensor, precision: str) -> Callable[[], dict[str, torch.Tensor]]:
+    fabric = make_fabric("cpu", precision)
+    stepper = Stepper(fabric, ra, RECIPE)
+
+    def step() -> dict[str, torch.Tensor]:
+        with fabric.autocast():
+            return ra.training_step(x, stepper, 0.5)
+
+    return step
+
+
+def matmul_peak(threads: int, dtype: torch.dtype) -> float:
+    """GFLOP/s of a large matrix product."""
+    a, b = torch.randn(2, 4096, 4096).to(dtype)
+    a @ b
+    return 2 * 4096**3 / min(seconds(lambda: a @ b) for _ in range(3)) / 1e9
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--threads", type=int, default=2)
+    options.add_argument("--repeats", type=int, default=3)
+    chosen = options.parse_args()
+    torch.set_num_threads(chosen.threads)
+    torch.manual_seed(0)
+    published = build("ra", detector_class("ra").PRESETS["paper"].settings, {"name": "residual"}).train()
+    exact = copy.deepcopy(published)
+    fast = copy.deepcopy(published).to(memory_format=torch.channels_last)
+    fast.config = replace(fast.config, gamma_rec=0.0)
+    exact.to(memory_format=torch.channels_last)
+    x = torch.rand(8, 1, 128, 128)
+    x_last = x.contiguous(memory_format=torch.channels_last)
+    steps = {
+        "published": lambda step=PublishedStep(published): step(x),
+        "exact": ours(exact, x_last, "fp32"),
+        "fast": ours(fast, x_last, "bf16"),
+    }
+    torch.manual_seed(1)
+    theirs = steps["published"]()
+    torch.manual_seed(1)
+    mine = steps["exact"]()
+    losses = [abs(a / b - 1).item() for a, b in zip((mine["loss_encoder"], mine["loss_decoder"]), theirs, strict=True)]
+    pairs = zip(published.parameters(), exact.parameters(), strict=True)
+    weights = max((a - b).abs().max().item() for a, b in pairs)
+    steps["fast"]()
+    # Interleaved, so that a change of the machine's pace meets all three.
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(chosen.repeats):
+        for name, step in steps.items():
+            times[name].append(seconds(step))
+    median = {name: statistics.median(values) for name, values in times.items()}
+    peak = matmul_peak(chosen.threads, torch.bfloat16)
+    ratios = {name: median["published"] / median[name] for name in ("exact", "fast")}
+    print(f"RA step, paper preset, batch 8, {chosen.threads} threads: published {median['published']:.2f} s")
+    print(f"exact  {ratios['exact']:.2f}x (target >= 1.8x); losses differ by {max(losses):.1e}, weights by {weights:.1e}")
+    print(f"fast   {ratios['fast']:.2f}x (target >= 4x); {8 * 130 / median['fast'] / peak:.0%} of the bf16 product peak")
+    missed = ratios["exact"] < 1.8 or ratios["fast"] < 4 or max(losses) > 1e-4 or weights > 1e-5
+    return int(missed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

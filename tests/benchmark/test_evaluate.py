@@ -1,0 +1,275 @@
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from salus.benchmark import evaluate
+from salus.benchmark.pairing import bare, inside_box
+from salus.core import Image
+from salus.core.errors import LayoutError
+from salus.io import read_image, write_image
+from salus.metrics import aupro, best_dice, dice, hit_ra2024, hit_rate, pixel_ap, pixel_auroc, ssim, wilson
+from tests.benchmark.conftest import PIXEL_THRESHOLD, SIDE
+
+PIXEL_KEYS = ("pixel_ap", "pixel_auroc", "aupro", "best_dice", "dice")
+
+
+def measured(study, out):
+    evaluate(study.results, study.data, out)
+    return json.loads((out / "metrics.json").read_text())
+
+
+def laid_out(study, leave_out=()):
+    """Maps and masks of all cases but some, for the exact pooled metrics."""
+    names = [name for name in study.maps if name not in leave_out]
+    nothing = np.zeros((SIDE, SIDE), dtype=bool)
+    return [study.maps[name] for name in names], [study.masks.get(name, nothing) for name in names]
+
+
+@pytest.fixture
+def metrics(evaluated):
+    return json.loads((evaluated[1] / "metrics.json").read_text())
+
+
+def test_ranking_agrees_with_counting_pairs_by_hand(metrics):
+    overall = metrics["overall"]
+    assert (overall["n_normal"], overall["n_abnormal"], overall["prevalence"]) == (5, 4, pytest.approx(4 / 9, abs=1e-6))
+    assert overall["auroc"]["value"] == pytest.approx((1 + 3 + 5 + 5) / 20)  # healthy ones below each abnormal one
+    # From the top: two abnormal, two healthy, 0.35 abnormal (3 of 5), two healthy, 0.15 abnormal (4 of 8).
+    assert overall["auprc"]["value"] == pytest.approx((1 + 1 + 3 / 5 + 4 / 8) / 4)
+    assert overall["fpr_at_tpr95"]["value"] == pytest.approx(4 / 5)  # all must be found: threshold 0.15
+    lower, upper = overall["auroc"]["ci95"]
+    assert lower < overall["auroc"]["value"] < upper
+
+
+def test_a_finding_is_measured_beside_all_healthy_cases(metrics):
+    assert metrics["findings"]["hole"] == metrics["overall"]  # the only finding there is
+
+
+def test_pixel_metrics_agree_with_the_exact_pooled_ones(evaluated, metrics):
+    maps, masks = laid_out(evaluated[0])
+    overall = metrics["overall"]
+    assert overall["pixel_ap"]["value"] == pytest.approx(pixel_ap(maps, masks), abs=1e-3)
+    assert overall["pixel_auroc"]["value"] == pytest.approx(pixel_auroc(maps, masks), abs=1e-3)
+    assert overall["aupro"]["value"] == pytest.approx(aupro(maps, masks), abs=1e-3)
+    assert overall["best_dice"]["value"] == pytest.approx(best_dice(maps, masks)[0], abs=1e-3)
+    assert overall["best_dice"]["oracle"] is True
+    assert overall["dice"]["value"] == pytest.approx(dice(maps, masks, PIXEL_THRESHOLD), abs=1e-6)
+    for key in PIXEL_KEYS:
+        lower, upper = overall[key]["ci95"]
+        assert lower - 1e-3 <= overall[key]["value"] <= upper + 1e-3
+
+
+def test_findings_are_hit_as_the_metrics_say(evaluated, metrics):
+    study, overall = evaluated[0], metrics["overall"]
+    maps, masks = zip(*[(study.maps[name], study.masks[name]) for name in study.masks], strict=True)
+    boxes = [hit_ra2024(a, inside, ~inside, PIXEL_THRESHOLD) for a, inside in zip(maps, masks, strict=True)]
+    assert overall["n_findings"] == 4
+    assert overall["hit_rate"]["value"] == pytest.approx(hit_rate(maps, masks, PIXEL_THRESHOLD))
+    assert overall["f1_ra2024"]["value"] == pytest.approx(np.mean([box.f1 for box in boxes]), abs=1e-6)
+    assert overall["n_detected"]["value"] == sum(box.hit for box in boxes)
+    assert overall["hit_rate"]["ci95"][0] == pytest.approx(wilson(4, 4)[0], abs=1e-6)  # all hit: draws would say [1, 1]
+
+
+def test_shares_at_the_threshold_carry_wilsons_interval(metrics):
+    alarms, found = metrics["healthy"]["false_alarm_rate"], metrics["overall"]["sensitivity"]
+    assert (alarms["value"], alarms["n"], alarms["ci95"]) == (0.2, [1, 5], pytest.approx(wilson(1, 5), abs=1e-6))
+    assert (found["value"], found["n"], found["ci95"]) == (0.5, [2, 4], pytest.approx(wilson(2, 4), abs=1e-6))
+
+
+def test_fidelity_compares_the_prepared_source_with_the_restored(evaluated, metrics):
+    study, healthy = evaluated[0], metrics["healthy"]
+    assert healthy["n"] == 5
+    assert healthy["mae"]["value"] == pytest.approx(0.1, abs=1e-6)  # what was added to each pixel
+    pictures = [read_image(study.data / f"test/good/{k:02}.png").array / 255 for k in range(5)]
+    assert healthy["ssim"]["value"] == pytest.approx(np.mean([ssim(a, a + 0.1) for a in pictures]), abs=1e-5)
+    assert 0 < healthy["lpips"]["value"] < 1
+
+
+def test_floors_stand_beside_the_method_with_the_same_keys(evaluated, metrics):
+    study = evaluated[0]
+    assert set(metrics["floors"]) == {"mean-intensity", "pca"}
+    for floor in metrics["floors"].values():
+        assert set(floor["overall"]) == set(metrics["overall"])
+        assert floor["overall"]["pixel_ap"]["ci95"][0] <= floor["overall"]["pixel_ap"]["value"]
+    names = list(study.maps)
+    pictures = [read_image(study.data / f"{name}.png").array / 255 for name in names]
+    masks = laid_out(study)[1]
+    bright = metrics["floors"]["mean-intensity"]["overall"]
+    assert bright["pixel_ap"]["value"] == pytest.approx(pixel_ap(pictures, masks), abs=1e-3)
+    pairs = [
+        (a.mean() > b.mean())
+        for a, name in zip(pictures, names, strict=True)
+        for b, other in zip(pictures, names, strict=True)
+        if "hole" in name and "good" in other
+    ]
+    assert bright["auroc"]["value"] == pytest.approx(np.mean(pairs))
+
+
+def test_a_rerun_writes_the_same_bytes(evaluated, tmp_path):
+    study, out = evaluated
+    evaluate(study.results, study.data, tmp_path / "again")
+    for name in ("metrics.json", "cases.csv", "report.html"):
+        assert (tmp_path / "again" / name).read_bytes() == (out / name).read_bytes()
+
+
+def test_the_table_has_a_row_for_each_test_case(evaluated):
+    with (evaluated[1] / "cases.csv").open() as file:
+        rows = {row["case_id"]: row for row in csv.DictReader(file)}
+    assert len(rows) == 9
+    row = rows["test/hole/03"]
+    assert (row["label"], row["findings"], row["verdict"]) == ("abnormal", "hole", "ABNORMAL")
+    assert float(row["score"]) == 0.7
+    assert 0 < float(row["dice"]) <= 1
+    assert float(row["mean-intensity"]) > 0
+    assert float(row["pca"]) > 0
+    assert rows["test/good/00"]["dice"] == ""
+
+
+def test_a_mask_of_another_size_leaves_its_case_out_of_the_pixels(study, tmp_path, numbers_only):
+    made = study()
+    write_image(Image(array=np.eye(16, dtype=np.float32)), made.data / "ground_truth/hole/01_mask.png")
+    metrics = measured(made, tmp_path / "out")
+    assert metrics["problems"] == [
+        {
+            "case_id": "test/hole/01",
+            "reason": "the mask of 'hole' is 16 x 16, the image 32 x 32: left out of the pixel metrics",
+        }
+    ]
+    maps, masks = laid_out(made, leave_out=["test/hole/01"])
+    assert metrics["overall"]["pixel_ap"]["value"] == pytest.approx(pixel_ap(maps, masks), abs=1e-3)
+    assert (metrics["overall"]["n_abnormal"], metrics["overall"]["n_findings"]) == (4, 3)
+
+
+def test_a_missing_mask_and_a_missing_map_are_named(study, tmp_path, numbers_only):
+    made = study()
+    made.picture("test/blob/00", 77)
+    made.result("test/blob/00", 0.9, 77)  # there is no ground_truth/blob
+    (made.results / "test/good/00/map.tif").unlink()
+    metrics = measured(made, tmp_path / "out")
+    reasons = {problem["case_id"]: problem["reason"] for problem in metrics["problems"]}
+    assert reasons["test/blob/00"] == "'blob' has no mask: left out of the pixel metrics"
+    assert "map.tif cannot be opened" in reasons["test/good/00"]
+    assert str(tmp_path) not in json.dumps(metrics)
+    assert metrics["findings"]["blob"]["pixel_ap"] is None
+    assert metrics["findings"]["blob"]["auroc"]["value"] == 1.0
+
+
+def test_without_any_mask_pixel_metrics_are_null_and_nothing_is_wrong(study, tmp_path, numbers_only):
+    metrics = measured(study(masks=False), tmp_path / "out")
+    for key in (*PIXEL_KEYS, "hit_rate", "f1_ra2024", "n_detected"):
+        assert metrics["overall"][key] is None
+        assert metrics["floors"]["pca"]["overall"][key] is None
+    assert metrics["overall"]["auroc"]["value"] == pytest.approx(0.7)
+    assert metrics["problems"] == []
+
+
+def test_cases_that_could_not_be_judged_are_counted_and_not_ranked(study, tmp_path, numbers_only):
+    made = study()
+    shutil.rmtree(made.results / "test/good/04")
+    made.cannot_judge("test/good/04", f"{made.data}/test/good/04.png is empty (0 bytes).")
+    metrics = measured(made, tmp_path / "out")
+    assert metrics["counts"] == {"test": 9, "judged": 8, "cannot_judge": 1, "without_result": 0}
+    assert metrics["overall"]["n_normal"] == 4
+    assert metrics["problems"] == [{"case_id": "test/good/04", "reason": "test/good/04.png is empty (0 bytes)."}]
+
+
+def test_results_and_cases_find_each_other_by_content_alone(study, tmp_path, numbers_only):
+    made = study()
+    shutil.move(made.results / "test/good/00", made.results / "elsewhere")  # another folder, the same study
+    made.picture("test/good/01", 999)  # the file changed after it was screened
+    metrics = measured(made, tmp_path / "out")
+    assert metrics["problems"] == [
+        {"case_id": "test/good/01", "reason": "no result: it was not screened, or its file changed"},
+        {"case_id": "test/good/01", "reason": "a result without a labelled test case"},
+    ]
+    assert metrics["counts"]["without_result"] == 1
+    assert metrics["overall"]["n_normal"] == 4
+
+
+def test_results_of_another_model_are_not_mixed_in(study, tmp_path, numbers_only):
+    made = study()
+    file = made.results / "test/good/02/result.json"
+    file.write_text(file.read_text().replace("m" * 64, "other"))
+    reasons = [problem["reason"] for problem in measured(made, tmp_path / "out")["problems"]]
+    assert "its result was made by another model" in reasons
+
+
+def test_without_training_cases_the_pca_floor_is_null_with_a_reason(study, tmp_path, numbers_only):
+    metrics = measured(study(training=0), tmp_path / "out")
+    assert metrics["floors"]["pca"] is None
+    assert metrics["floors"]["mean-intensity"]["overall"]["auroc"]["value"] >= 0
+    assert metrics["floors"]["mean-intensity"]["overall"]["sensitivity"] is None
+    assert metrics["notes"] == ["No PCA floor: data has no healthy training cases to fit it on."]
+
+
+def test_an_uncalibrated_model_is_ranked_but_has_no_threshold(study, tmp_path, numbers_only):
+    made = study()
+    made.run(calibration=None, threshold=None)
+    metrics = measured(made, tmp_path / "out")
+    assert metrics["overall"]["auroc"]["value"] == pytest.approx(0.7)
+    assert metrics["overall"]["pixel_ap"] is not None
+    for key in ("sensitivity", "dice", "hit_rate"):
+        assert metrics["overall"][key] is None
+    assert metrics["healthy"]["false_alarm_rate"] is None
+
+
+def test_healthy_cases_alone_have_no_ranking_but_false_alarms(study, tmp_path, numbers_only):
+    made = study()
+    for folder in (made.data / "test/hole", made.data / "ground_truth", made.results / "test/hole"):
+        shutil.rmtree(folder)
+    metrics = measured(made, tmp_path / "out")
+    assert metrics["overall"]["auroc"] is None
+    assert metrics["healthy"]["false_alarm_rate"]["n"] == [1, 5]
+
+
+def test_results_of_other_images_are_refused(study, tmp_path, numbers_only):
+    made = study()
+    for file in (made.data / "test").rglob("*.png"):
+        write_image(Image(array=np.random.default_rng(5).random((SIDE, SIDE), dtype=np.float32)), file)
+    with pytest.raises(LayoutError, match="no source file has the same SHA-256"):
+        evaluate(made.results, made.data, tmp_path / "out")
+
+
+def test_a_run_that_is_none_is_refused(study, tmp_path):
+    made = study()
+    (made.results / "run.json").write_text("{}")
+    with pytest.raises(LayoutError, match=r"is not the run\.json"):
+        evaluate(made.results, made.data, tmp_path / "out")
+
+
+def test_the_command_exits_with_3_when_a_case_failed(study, tmp_path, numbers_only):
+    from salus.cli import app
+
+    made = study()
+    arguments = ["evaluate", str(made.results), "--data", str(made.data), "--out", str(tmp_path / "out"), "--json"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["auroc"]["value"] == pytest.approx(0.7)
+    shutil.rmtree(made.results / "test/good/04")
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 3
+    assert json.loads(done.stdout)["problems"][0]["case_id"] == "test/good/04"
+
+
+def test_a_box_holds_the_pixels_whose_centres_it_covers():
+    inside = inside_box((1, 2, 2, 1), (4, 4))
+    assert np.argwhere(inside).tolist() == [[2, 1], [2, 2]]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("/srv/a b/x.png is empty", "x.png is empty"),
+        ("/home/someone/data/test/x.png is empty", "x.png is empty"),
+        (r"C:\data\x.png is empty", "x.png is empty"),
+        ("test/good/x.png is 3.5 mm/px", "test/good/x.png is 3.5 mm/px"),
+    ],
+)
+def test_messages_lose_the_folders_of_this_machine(text, told):
+    from pathlib import Path
+
+    assert bare(text, Path("/srv/a b")) == told

@@ -1,0 +1,104 @@
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+from skimage.exposure import equalize_adapthist
+
+from salus.core.errors import ConfigError
+from salus.scores import SCORES, build_score
+from salus.scores.residual import gaussian
+
+
+def pair(side: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+    rng = np.random.default_rng(0)
+    x = gaussian_filter(rng.random((3, 1, side, side)), (0, 0, 2, 2))
+    x = (x - x.min()) / np.ptp(x)
+    restored = np.clip(x + gaussian_filter(rng.normal(0, 0.3, x.shape), (0, 0, 3, 3)), 0, 1)
+    return torch.from_numpy(x).float(), torch.from_numpy(restored).float()
+
+
+@pytest.mark.parametrize("sigma", [0.7, 1.0, 2.0])
+@pytest.mark.parametrize("shape", [(20, 9), (5, 4), (64, 64)])
+def test_blur_is_scipys(sigma, shape):
+    x = torch.rand(2, 1, *shape)
+    expected = np.stack([gaussian_filter(v[0].numpy(), sigma)[None] for v in x])
+    np.testing.assert_allclose(gaussian(x, sigma).numpy(), expected, atol=1e-6)
+
+
+def test_residuals_by_hand():
+    x, restored = torch.full((1, 1, 8, 8), 0.75), torch.full((1, 1, 8, 8), 0.25)
+    assert build_score("residual")(x, restored).unique().item() == 0.5
+    assert build_score("squared")(x, restored).unique().item() == 0.25
+    torch.testing.assert_close(build_score("smoothed")(x, restored), torch.full_like(x, 0.5))
+
+
+def test_smoothing_before_the_sign_is_dropped_cancels_what_alternates():
+    chequers = ((torch.arange(16)[:, None] + torch.arange(16)) % 2).float()[None, None]
+    restored = torch.full_like(chequers, 0.5)
+    assert build_score("residual")(chequers, restored).mean() == 0.5
+    assert build_score("smoothed")(chequers, restored)[..., 4:12, 4:12].max() < 0.02
+
+
+@pytest.mark.parametrize("reading", ["code", "paper"])
+def test_equation_5_is_the_published_product(reading):
+    """Against the published way: scikit-image's CLAHE, two separate LPIPS maps, scipy's blur, one image at a time."""
+    x, restored = pair()
+    score = build_score("equation5", reading=reading)
+    found = score(x, restored)
+    for i in range(len(x)):
+        even = [torch.from_numpy(equalize_adapthist(v[i, 0].numpy().astype(float))).float()[None, None] for v in (x, restored)]
+        perceived = [score.lpips.spatial(restored[i : i + 1], x[i : i + 1]), score.lpips.spatial(even[1], even[0])]
+        smoothed = [gaussian_filter(p[0, 0].numpy(), 2) if reading == "code" else p[0, 0].numpy() for p in perceived]
+        expected = (even[1] - even[0]).abs()[0, 0].numpy() * smoothed[0] * smoothed[1]
+        np.testing.assert_allclose(found[i, 0].numpy(), expected, atol=2e-3 * expected.max())
+
+
+def test_equation_5_does_not_see_a_global_change_of_brightness_and_contrast_in_its_residual():
+    x, _ = pair()
+    assert build_score("equation5")(x, 0.5 * x + 0.2).max() < 1e-3
+
+
+@pytest.mark.parametrize("name", sorted(SCORES))
+def test_an_image_is_not_abnormal_against_itself(name):
+    x, _ = pair(32)
+    assert build_score(name)(x, x).abs().max() < 1e-6
+
+
+def test_image_scores_by_hand():
+    anomaly = torch.zeros(1, 1, 10, 20)
+    anomaly[0, 0, 0, :4] = torch.tensor([8.0, 6.0, 4.0, 2.0])
+    found = {image: build_score("residual", image=image).reduce(anomaly).item() for image in ("mean", "top5", "top1", "max")}
+    assert found == pytest.approx({"mean": 0.1, "top5": 2.0, "top1": 7.0, "max": 8.0})
+
+
+def test_a_name_tells_everything_that_changes_the_numbers():
+    names = [
+        build_score("equation5", reading=r, calibration=c, image=i, enlarge=e).name
+        for r in ("code", "paper") for c in ("lin", "none") for i in ("mean", "top1") for e in (1, 2)
+    ]  # fmt: skip
+    assert len(set(names)) == 16
+    assert build_score("smoothed", sigma=1).name != build_score("smoothed", sigma=2).name
+
+
+def test_half_precision_changes_a_map_little():
+    x, restored = pair()
+    for name in sorted(SCORES):
+        score = build_score(name)
+        exact = score(x, restored)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = score(x, restored)
+        assert rounded.dtype == torch.float32
+        assert (exact - rounded).abs().mean() < 0.02 * exact.mean()
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        ({"name": "equation6"}, "Did you mean 'equation5'"),
+        ({"name": "residual", "sigma": 1}, "no setting 'sigma'"),
+        ({"name": "residual", "image": "median"}, "top5"),
+    ],
+)
+def test_a_wrong_score_is_named(call, said):
+    with pytest.raises(ConfigError, match=said):
+        build_score(**call)

@@ -1,0 +1,55 @@
+"""The docs keep up with the code."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from salus.datasets import DATASETS
+from salus.detectors import DETECTORS, detector_class
+from salus.scores import SCORES
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+
+def page_of(name: str, where: str, registry: dict[str, str]) -> str:
+    module = registry[name].split(":")[0].rpartition(".")[2]
+    return (ROOT / "docs" / where / f"{module}.md").read_text()
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_every_setting_of_every_detector_is_on_its_page(name):
+    page = page_of(name, "methods", DETECTORS)
+    for field in dataclasses.fields(detector_class(name).Config):
+        assert f"`{field.name}`" in page, field.name
+    assert f"salus train {name} " in page or name == "mean-intensity"
+    assert "## When not to use it" in page or "When not to use them" in page
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_data_set_has_a_page(name):
+    assert page_of(name, "datasets", DATASETS)
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_every_score_is_in_the_how_to(name):
+    assert f"`{name}`" in (ROOT / "docs" / "how-to" / "scores.md").read_text()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_and_pictures_inside_the_repository_exist(page):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        if not target.startswith(("http:", "https:")):
+            assert (page.parent / target).exists(), target
+
+
+def test_the_readme_names_every_command():
+    readme = (ROOT / "README.md").read_text()
+    for command in ("demo", "train", "screen", "evaluate", "calibrate", "methods", "datasets", "weights"):
+        assert f"salus {command}" in readme
+
+
+def test_the_changelog_has_unreleased_entries():
+    assert re.search(r"## Unreleased\n\n### Added\n- ", (ROOT / "CHANGELOG.md").read_text())
