@@ -1,6 +1,7 @@
 import csv
 import json
 import shutil
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -8,11 +9,13 @@ from typer.testing import CliRunner
 
 from salus.benchmark import evaluate
 from salus.benchmark.pairing import bare, inside_box
-from salus.core import Image
+from salus.core import Image, Result, Verdict
 from salus.core.errors import LayoutError
-from salus.io import read_image, write_image
+from salus.io import file_sha256, read_image, write_image
+from salus.io.results import write_result
 from salus.metrics import aupro, best_dice, dice, hit_ra2024, hit_rate, pixel_ap, pixel_auroc, ssim, wilson
-from tests.benchmark.conftest import PIXEL_THRESHOLD, SIDE
+from salus.preprocess import Preparation
+from tests.benchmark.conftest import DRAWS, MODEL, PIXEL_THRESHOLD, SIDE, Study
 
 PIXEL_KEYS = ("pixel_ap", "pixel_auroc", "aupro", "best_dice", "dice")
 
@@ -109,7 +112,8 @@ def test_floors_stand_beside_the_method_with_the_same_keys(evaluated, metrics):
     assert bright["auroc"]["value"] == pytest.approx(np.mean(pairs))
 
 
-def test_a_rerun_writes_the_same_bytes(evaluated, tmp_path):
+def test_a_rerun_writes_the_same_bytes(evaluated, tmp_path, monkeypatch):
+    monkeypatch.setattr("salus.benchmark.measures.REPLICATES", DRAWS)
     study, out = evaluated
     evaluate(study.results, study.data, tmp_path / "again")
     for name in ("metrics.json", "cases.csv", "report.html"):
@@ -203,7 +207,7 @@ def test_without_training_cases_the_pca_floor_is_null_with_a_reason(study, tmp_p
     assert metrics["floors"]["pca"] is None
     assert metrics["floors"]["mean-intensity"]["overall"]["auroc"]["value"] >= 0
     assert metrics["floors"]["mean-intensity"]["overall"]["sensitivity"] is None
-    assert metrics["notes"] == ["No PCA floor: data has no healthy training cases to fit it on."]
+    assert metrics["notes"] == ["No PCA floor: 0 healthy cases outside the test are too few to fit it on."]
 
 
 def test_an_uncalibrated_model_is_ranked_but_has_no_threshold(study, tmp_path, numbers_only):
@@ -273,3 +277,43 @@ def test_messages_lose_the_folders_of_this_machine(text, told):
     from pathlib import Path
 
     assert bare(text, Path("/srv/a b")) == told
+
+
+def test_volumes_are_compared_voxel_by_voxel_and_slice_by_slice(tmp_path, few):
+    made = Study(data=tmp_path / "data", results=tmp_path / "results")
+    affine = np.diag([-2.0, 2.0, 5.0, 1.0])
+    preparation = Preparation(size=SIDE, intensity="minmax", slices="all")
+    made.run(preparation=asdict(preparation))
+    maps, masks = [], []
+    for index, kind in enumerate(("good", "good", "mass", "mass")):
+        rng = np.random.default_rng(index)
+        volume = Image(array=rng.random((SIDE, SIDE, 3), dtype=np.float32), affine=affine, unit="mm")
+        inside = np.zeros(volume.array.shape, dtype=bool)
+        inside[8:14, 8:14, 1] = kind == "mass"
+        name = f"test/{kind}/{index}"
+        files = {f"data/{name}.nii.gz": volume}
+        anomaly = replace(volume, array=volume.array + np.float32(0.5) * inside)
+        files[f"results/{name}/map.nii.gz"] = anomaly
+        scaled = (volume.array - volume.array.min()) / np.ptp(volume.array)
+        files[f"results/{name}/restored.nii.gz"] = replace(volume, array=scaled + np.float32(0.1))
+        if kind == "mass":
+            files[f"data/ground_truth/mass/{index}_mask.nii.gz"] = replace(volume, array=inside.astype(np.float32))
+        for path, image in files.items():
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            write_image(image, tmp_path / path)
+        source = tmp_path / f"data/{name}.nii.gz"
+        judged = {"verdict": Verdict.NORMAL, "score": float(index), "slice_scores": (0.1, 0.9, 0.2)}
+        written = {"map": "map.nii.gz", "restored": "restored.nii.gz"}
+        sources = {source.name: file_sha256([source])}
+        result = Result(case_id=name, sources=sources, model=MODEL, files=written, **judged)
+        write_result(tmp_path / "results" / name, result)
+        maps.append(anomaly.array)
+        masks.append(inside)
+    metrics = measured(made, tmp_path / "out")
+    assert metrics["problems"] == []
+    assert metrics["overall"]["pixel_ap"]["value"] == pytest.approx(pixel_ap(maps, masks), abs=1e-3)
+    assert metrics["overall"]["auroc"]["value"] == 1.0
+    assert metrics["healthy"]["mae"]["value"] == pytest.approx(0.1, abs=1e-4)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Anomaly map of test/mass/3" in page
+    assert ">truth</figcaption>" in page  # the slice with the highest score holds the mass

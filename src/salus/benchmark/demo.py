@@ -8,10 +8,11 @@ from salus.datasets.phantom import write_phantom
 from salus.screening import screen
 from salus.training import Run, train
 
-# Enough healthy heads to learn from in minutes; the tiny demo only shows that everything works.
+# Enough healthy heads to learn from in minutes, and findings large enough to be seen at 64 pixels; the tiny demo only
+# shows that everything works.
 POPULATIONS = {
-    "fast": {"train": 800, "test_normal": 60, "per_finding": 12, "side": 128},
-    "tiny": {"train": 240, "test_normal": 20, "per_finding": 3, "side": 64},
+    "fast": {"train": 400, "test_normal": 60, "per_finding": 12, "side": 128, "size": 1.5, "contrast": 1.25},
+    "tiny": {"train": 240, "test_normal": 20, "per_finding": 3, "side": 64, "size": 1.5, "contrast": 1.25},
 }
 
 

@@ -59,7 +59,8 @@ def floor_models(dataset: Dataset, preparation: Preparation) -> tuple[dict[str, 
     try:
         parts = split(dataset)
     except LayoutError:
-        return models, (f"No PCA floor: {dataset.name} has no healthy training cases to fit it on.",)
+        few = len(dataset.only(label=Label.NORMAL))
+        return models, (f"No PCA floor: {few} healthy cases outside the test are too few to fit it on.",)
     training = parts.only(split=Split.TRAIN, label=Label.NORMAL)
     rows = PreparedCache().prepare([case.images[0] for case in training], preparation, read_image).rows
     if not len(rows):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from salus.core import Case, Dataset, Finding, Label, Result, Split
+from salus.core import Case, Dataset, Finding, Label, Result, Split, Verdict
 from salus.core.errors import ImageError, LayoutError, SalusError
 from salus.datasets import open_dataset
 from salus.io import file_sha256, read_image
@@ -86,13 +86,7 @@ def pair(results: Path, data: Path, dataset: str) -> Paired:
     run, preparation = read_run(results / "run.json")
     whole = open_dataset(dataset, data)
     cases, notes = labelled_test_cases(whole)
-    by_hash: dict[tuple[str, ...], list[tuple[Path, Result]]] = {}
-    problems: list[Problem] = []
-    for folder, result in found:
-        if result.model != run["model"]:
-            problems.append(Problem(case_id=result.case_id, reason="its result was made by another model"))
-        else:
-            by_hash.setdefault(tuple(sorted(result.sources.values())), []).append((folder, result))
+    by_hash, problems = by_content(found, run["model"])
     judged: list[Judged] = []
     matched: dict[str, Result] = {}
     used: set[tuple[str, ...]] = set()
@@ -128,8 +122,29 @@ def pair(results: Path, data: Path, dataset: str) -> Paired:
         judged=tuple(judged),
         results=matched,
         problems=tuple(problems),
-        notes=notes,
+        notes=(*notes, *undecided(judged, data)),
     )
+
+
+def by_content(
+    found: Sequence[tuple[Path, Result]], model: str
+) -> tuple[dict[tuple[str, ...], list[tuple[Path, Result]]], list[Problem]]:
+    """Folders and results by the hashes of their sources; those of another model are problems."""
+    by_hash: dict[tuple[str, ...], list[tuple[Path, Result]]] = {}
+    problems = []
+    for folder, result in found:
+        if result.model == model:
+            by_hash.setdefault(tuple(sorted(result.sources.values())), []).append((folder, result))
+        else:
+            problems.append(Problem(case_id=result.case_id, reason="its result was made by another model"))
+    return by_hash, problems
+
+
+def undecided(judged: Sequence[Judged], data: Path) -> list[str]:
+    """Why cases that have a score have no verdict: the model's calibration, so it is the same for all."""
+    without = [one.result for one in judged if one.result.verdict == Verdict.CANNOT_JUDGE]
+    reasons = sorted({reason for result in without for reason in result.reasons})
+    return [f"There are scores but no verdicts: {bare(reason, data)}." for reason in reasons]
 
 
 def read_run(path: Path) -> tuple[dict[str, Any], Preparation]:

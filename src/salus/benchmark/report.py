@@ -103,7 +103,7 @@ def write_report(path: Path, evaluation: "Evaluation") -> Path:
         floor_names=FLOORS,
         fidelity=FIDELITY,
         sections=sections,
-        outlined=any(p.caption == "truth" for s in sections for one in s["cases"] for p in one.panels),
+        outlined=any(p.caption.startswith("truth") for s in sections for one in s["cases"] for p in one.panels),
         scale=None if top is None else {"bar": figures.colour_bar(top, threshold), "top": top, "by": TOP},
         settings=settings(evaluation.paired.run),
         left_out=left_out(evaluation.paired.run),
@@ -123,8 +123,8 @@ def summary(judged: Sequence[Judged], metrics: Row) -> list[str]:
     told = []
     if alarms is None and found is None:
         told.append(
-            f"{normal} healthy and {abnormal} abnormal test cases have scores, but no threshold: the model is not "
-            "calibrated."
+            f"{normal} healthy and {abnormal} abnormal test cases have scores, but there is no threshold and no "
+            "verdict; the reason is among the problems below."
         )
     else:
         at = f"the {100 * metrics['false_alarms']:.3g}\N{NO-BREAK SPACE}% threshold"
@@ -281,7 +281,8 @@ def example(one: Judged, seen: Mapping[str, NDArray[Any]], top: float | None) ->
     if "truth" in seen:
         grey = np.repeat(figures.to_bytes(seen["input"])[..., None], 3, axis=2)
         picture = figures.outlined(grey, inside)
-        panels.append(Panel(caption="truth", image=picture, alt=f"Input of {name} with the annotated finding outlined"))
+        caption = "truth" if inside.any() else "truth: not in this slice"
+        panels.append(Panel(caption=caption, image=picture, alt=f"Input of {name} with the annotated finding outlined"))
     findings = ", ".join(sorted({f.name.replace("_", " ") for f in one.case.findings}))
     return Example(
         case_id=name,
