@@ -65,7 +65,7 @@ def main() -> int:
             expected = published(ra, lpips, images[:few])
             theirs.append((time.perf_counter() - started) / few)
             started = time.perf_counter()
-            maps, scores, _ = detections(ra, images)
+            _, scores, _ = detections(ra, images)
             mine.append((time.perf_counter() - started) / len(images))
         apart = np.abs(scores[:few] / expected[1] - 1).max()
         ratio = statistics.median(theirs) / statistics.median(mine)

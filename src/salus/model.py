@@ -123,13 +123,17 @@ class Model:
         write_whole(folder / "model.json", sealed(about).encode())
 
     @classmethod
-    def load(cls, folder: Path, *, device: str | torch.device = "cpu") -> "Model":
+    def load(cls, folder: Path, *, device: str = "cpu") -> "Model":
         """Read and verify a folder.
 
+        Args:
+            device: "auto", "cpu", "cuda", "cuda:1".
+
         Raises:
+            ConfigError: no such device here.
             ModelError: missing, altered, newer, or for a setting this version does not know.
         """
-        about = opened(folder)
+        about, place = opened(folder), device_of(device)
         weights = folder / WEIGHTS
         if not weights.is_file():
             raise ModelError(f"{weights} is missing. A model folder holds model.json and {WEIGHTS}; copy both.")
@@ -152,7 +156,7 @@ class Model:
             name=about["detector"],
             settings=about["settings"],
             score=about["score"],
-            detector=detector.to(device).eval(),
+            detector=detector.to(place).eval(),
             preparation=preparation,
             precision=about["precision"],
             calibration=calibration or None,
@@ -198,7 +202,7 @@ def case_score(slice_scores: NDArray[np.float32]) -> float:
 
 
 def calibrate(
-    folder: Path, data: Path, *, dataset: str = "folder", false_alarms: float | None = None, device: str = "cpu"
+    folder: Path, data: Path, *, dataset: str = "folder", false_alarms: float | None = None, device: str = "auto"
 ) -> Model:
     """Set the threshold of the model in `folder` from healthy images, and save it; the command of the same name.
 
@@ -239,6 +243,21 @@ def calibration_of(model: Model, cases: Dataset, false_alarms: float = 0.05) -> 
         pixel_threshold=pixel_threshold(maps, false_alarms=false_alarms),
         patients=len({cases[int(index)].patient_id for index in np.unique(prepared.case)}),
     )
+
+
+def device_of(name: str) -> torch.device:
+    """The device behind a name of the command line; "auto" is CUDA where there is one.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    kind, _, index = name.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or not (index or "0").isdigit():
+        raise ConfigError(f"There is no device '{name}'. Use auto, cpu, cuda, cuda:0 ...")
+    there = torch.cuda.is_available()
+    if kind == "cuda" and not there:
+        raise ConfigError(f"device {name} was asked for, but torch sees no CUDA device here. Use --device cpu.")
+    return torch.device("cuda" if kind == "auto" and there else "cpu" if kind == "auto" else name)
 
 
 def learned(detector: Detector) -> dict[str, torch.Tensor]:

@@ -51,8 +51,8 @@ class Screener:
     for result in screener.each(cases, out=Path("results")): ...
     """
 
-    def __init__(self, model: Model, identity: str, *, device: str = "cpu") -> None:
-        self.model, self.identity, self.device = model, identity, device
+    def __init__(self, model: Model, identity: str) -> None:
+        self.model, self.identity = model, identity
 
     @classmethod
     def load(cls, folder: Path, *, device: str = "auto") -> Self:
@@ -61,10 +61,7 @@ class Screener:
         Raises:
             ModelError: missing, altered, or newer than this Salus.
         """
-        import torch
-
-        chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        return cls(Model.load(folder, device=chosen), model_id(folder), device=chosen)
+        return cls(Model.load(folder, device=device), model_id(folder))
 
     def each(self, cases: Iterable[Case], *, out: Path) -> Iterator[Result]:
         """Judge `cases`, write each under `out`, and yield its result in order; finished ones are not done again.

@@ -46,7 +46,10 @@ def test_equation_5_is_the_published_product(reading):
     score = build_score("equation5", reading=reading)
     found = score(x, restored)
     for i in range(len(x)):
-        even = [torch.from_numpy(equalize_adapthist(v[i, 0].numpy().astype(float))).float()[None, None] for v in (x, restored)]
+        even = [
+            torch.from_numpy(equalize_adapthist(v[i, 0].numpy().astype(float))).float()[None, None]
+            for v in (x, restored)
+        ]
         perceived = [score.lpips.spatial(restored[i : i + 1], x[i : i + 1]), score.lpips.spatial(even[1], even[0])]
         smoothed = [gaussian_filter(p[0, 0].numpy(), 2) if reading == "code" else p[0, 0].numpy() for p in perceived]
         expected = (even[1] - even[0]).abs()[0, 0].numpy() * smoothed[0] * smoothed[1]
@@ -67,7 +70,9 @@ def test_an_image_is_not_abnormal_against_itself(name):
 def test_image_scores_by_hand():
     anomaly = torch.zeros(1, 1, 10, 20)
     anomaly[0, 0, 0, :4] = torch.tensor([8.0, 6.0, 4.0, 2.0])
-    found = {image: build_score("residual", image=image).reduce(anomaly).item() for image in ("mean", "top5", "top1", "max")}
+    found = {
+        image: build_score("residual", image=image).reduce(anomaly).item() for image in ("mean", "top5", "top1", "max")
+    }
     assert found == pytest.approx({"mean": 0.1, "top5": 2.0, "top1": 7.0, "max": 8.0})
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from salus.benchmark.evaluate import evaluate
 from salus.datasets.phantom import write_phantom
@@ -10,7 +11,7 @@ from salus.training import Run, train
 
 # Enough healthy heads to learn from in minutes, and findings large enough to be seen at 64 pixels; the tiny demo only
 # shows that everything works.
-POPULATIONS = {
+POPULATIONS: dict[str, dict[str, Any]] = {
     "fast": {"train": 400, "test_normal": 60, "per_finding": 12, "side": 128, "size": 1.5, "contrast": 1.25},
     "tiny": {"train": 240, "test_normal": 20, "per_finding": 3, "side": 64, "size": 1.5, "contrast": 1.25},
 }

@@ -7,7 +7,14 @@ import sys
 
 import typer
 
-from salus.cli import calibrate, datasets, demo, evaluate, methods, screen, train, weights
+from salus.cli import weights
+from salus.cli.calibrate import calibrate
+from salus.cli.datasets import datasets
+from salus.cli.demo import demo
+from salus.cli.evaluate import evaluate
+from salus.cli.methods import methods
+from salus.cli.screen import screen
+from salus.cli.train import train
 from salus.core.errors import SalusError
 
 app = typer.Typer(
@@ -17,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (demo, train, screen, evaluate, calibrate, methods, datasets):
-    app.command()(getattr(command, command.__name__.rpartition(".")[2]))
+    app.command()(command)
 app.add_typer(weights.app, name="weights")
 
 

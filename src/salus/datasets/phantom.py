@@ -26,11 +26,10 @@ from PIL import Image
 from scipy.ndimage import binary_closing, distance_transform_edt, gaussian_filter, map_coordinates
 
 from salus.core.errors import ConfigError, LayoutError, StorageError, did_you_mean
-from salus.datasets._anatomy import GRID, Anatomy, Field, Generator, blend, build, shell, smooth_field, soft
+from salus.datasets._anatomy import Anatomy, build, shell
+from salus.datasets._drawing import GRID, Field, Generator, blend, smooth_field, soft
 
-FORMAT = (
-    1  # of the folder; raise it whenever a seed's picture changes, so that old folders are not mistaken for new ones
-)
+FORMAT = 1  # of the folder; raise it whenever a seed's picture changes: an old folder is not mistaken for a new one
 FINDINGS: tuple[str, ...] = (
     "absent_septum",
     "craniotomy",

@@ -82,7 +82,7 @@ class RA(Restorer):
                 "ramp": 0.1,
             },
             score={"name": "smoothed", "sigma": 2.0, "image": "top1"},
-            about="ours: a VAE, then the argument at a strength that leaves the code its information; docs/fast-preset.md",
+            about="ours: a VAE, then an argument that leaves the code its information; docs/fast-preset.md",
         ),
         "tiny": Preset(
             recipe=Recipe(epochs=30, batch=8, learning_rate=2e-3),

@@ -7,50 +7,29 @@ equals one that was not, bit for bit (CPU, same number of threads).
 """
 
 import copy
-import csv
-import hashlib
-import io
 import json
 import logging
 import math
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from safetensors import safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from salus.core import Dataset, Image, Label, Split
-from salus.core.errors import (
-    ConfigError,
-    ImageError,
-    LayoutError,
-    ModelError,
-    StorageError,
-    TrainingError,
-    did_you_mean,
-)
-from salus.datasets import open_dataset
-from salus.datasets.protocol import split
-from salus.detectors import Detector, Recipe, build, detector_class
-from salus.io import read_image
-from salus.io.files import file_sha256, write_whole
-from salus.model import Model, calibration_of, learned
-from salus.preprocess.cache import PreparedCache
-from salus.preprocess.preparation import Preparation
+from salus.core.errors import ConfigError, ModelError, TrainingError
+from salus.detectors import Detector, Recipe
+from salus.io.files import write_whole
+from salus.model import device_of, learned
 
-T = TypeVar("T")
 Images = NDArray[np.float32]  # (n, 1, size, size) in [0, 1]; usually memory-mapped
 
 
@@ -113,213 +92,6 @@ class Stepper:
                 if part == name:
                     entries.setdefault(int(index), {})[key] = value
             optimiser.load_state_dict({**optimiser.state_dict(), "state": entries})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """Everything that decides a training, resolved; kept beside its progress and in the model's card."""
-
-    detector: str
-    preset: str
-    settings: dict[str, Any]
-    score: dict[str, Any]
-    recipe: Recipe
-    preparation: dict[str, Any]
-    seed: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trained:
-    """What `train` did: the model's folder, the run, and (file, reason) of images that could not be used."""
-
-    folder: Path
-    run: Run
-    left_out: tuple[tuple[str, str], ...] = ()
-
-
-def train(
-    detector: str,
-    data: Path,
-    out: Path,
-    *,
-    dataset: str = "folder",
-    preset: str = "fast",
-    settings: Mapping[str, Any] | None = None,
-    epochs: int | None = None,
-    seed: int = 0,
-    device: str = "auto",
-    precision: str = "auto",
-    resume: bool = False,
-    on_epoch: Callable[[Run, int], None] = lambda run, epochs: None,
-) -> Trained:
-    """Train on the healthy images of a data set, calibrate, and write a model folder; the command of the same name.
-
-    Args:
-        detector, preset: keys of `DETECTORS` and of the detector's `PRESETS`.
-        settings: the detector's own by name; `recipe.*`, `score.*` and `prepare.*` for the rest.
-        epochs: in place of the preset's.
-        resume: go on where an interrupted training in `out` stopped; start one if there is none.
-        on_epoch: called after each epoch with the run and the number of epochs.
-
-    Raises:
-        ConfigError, LayoutError, TrainingError, StorageError: see their messages. Nothing in `out` is lost.
-    """
-    plan = resolved(
-        detector, preset, {**(settings or {}), **({} if epochs is None else {"recipe.epochs": epochs})}, seed
-    )
-    progress = out / "progress"
-    if (out / "model.json").is_file() or progress.is_dir():
-        refuse_another(out, plan, resume)
-        if (out / "model.json").is_file():
-            return Trained(folder=out, run=Run(**Model.load(out).card["run"]))
-    cases = split(open_dataset(dataset, data))
-    healthy = {part: cases.only(split=part, label=Label.NORMAL) for part in (Split.TRAIN, Split.VALIDATION)}
-    first = first_image(healthy[Split.TRAIN])
-    preparation = Preparation(**plan.preparation).resolve(first)
-    prepared = {
-        part: PreparedCache().prepare([case.images[0] for case in found], preparation, read_image)
-        for part, found in healthy.items()
-    }
-    left_out = tuple((path.name, reason) for p in prepared.values() for path, reason in p.failures)
-    torch.manual_seed(seed)
-    net = build(plan.detector, plan.settings, plan.score)
-    if precision == "auto" and not net.parts():
-        precision = "fp32"  # what is not learned by descent gains nothing from less
-    fabric = make_fabric(device, precision)
-    make_progress(progress, plan)
-    rows = {part: p.rows for part, p in prepared.items()}
-    for part, found in rows.items():
-        if not len(found):
-            raise LayoutError(f"{data}: no {part} image can be used. {left_out[0][0]}: {left_out[0][1]}")
-    run = fit(net, plan.recipe, rows[Split.TRAIN], rows[Split.VALIDATION], progress, seed, fabric, on_epoch)
-    if fabric.global_rank == 0:
-        model = Model(
-            name=plan.detector,
-            settings=plan.settings,
-            score=plan.score,
-            detector=net,
-            preparation=preparation,
-            precision="bf16" if half_precision(fabric) else "fp32",
-        )
-        model = replace(
-            model, calibration=calibration_of(model, cases.only(split=Split.CALIBRATION, label=Label.NORMAL))
-        )
-        card = {
-            "dataset": cases.name,
-            "counts": {part: len(cases.only(split=part, label=Label.NORMAL)) for part in (*healthy, Split.CALIBRATION)},
-            "manifest_sha256": manifest(cases),
-            "left_out": left_out,
-            "unit": first.unit,
-            "modality": first.modality,
-            "parameters": sum(p.numel() for part in net.parts().values() for p in part),
-            "plan": asdict(plan),
-            "run": {**asdict(run), "rows": []},
-        }
-        write_rows(out / "train.csv", run.rows)
-        loss_figure(out / "loss.png", run)
-        replace(model, card=card).save(out)
-        shutil.rmtree(progress)
-    return Trained(folder=out, run=run, left_out=left_out)
-
-
-def resolved(detector: str, preset: str, settings: Mapping[str, Any], seed: int) -> Plan:
-    """Preset and settings brought together and checked.
-
-    Raises:
-        ConfigError: no such detector, preset or setting ("did you mean"), or a value that does not fit.
-    """
-    kind = detector_class(detector)
-    if preset not in kind.PRESETS:
-        raise ConfigError(f"{detector} has no preset '{preset}'.{did_you_mean(preset, kind.PRESETS)}")
-    chosen = kind.PRESETS[preset]
-    own = {key: value for key, value in settings.items() if "." not in key}
-    grouped: dict[str, dict[str, Any]] = {"recipe": {}, "score": {}, "prepare": {}}
-    for path in settings.keys() - own.keys():
-        group, _, key = path.partition(".")
-        if group not in grouped:
-            raise ConfigError(f"There is no group of settings '{group}' ({path}).{did_you_mean(group, grouped)}")
-        grouped[group][key] = settings[path]
-    score = dict(chosen.score)
-    if grouped["score"].get("name", score.get("name")) != score.get("name"):
-        score = {}  # another score does not share the preset's settings
-    config = build(detector, {**chosen.settings, **own}, {**score, **grouped["score"]}).config
-    return Plan(
-        detector=detector,
-        preset=preset,
-        settings=asdict(config),
-        score={**score, **grouped["score"]},
-        recipe=checked(Recipe, "recipe", {**asdict(chosen.recipe), **grouped["recipe"]}),
-        preparation=asdict(checked(Preparation, "prepare", {**grouped["prepare"], "size": config.size})),
-        seed=seed,
-    )
-
-
-def checked(kind: type[T], group: str, values: Mapping[str, Any]) -> T:
-    """`kind(**values)`, or a ConfigError that names the setting."""
-    known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
-    for key in values:
-        if key not in known:
-            raise ConfigError(f"There is no setting '{group}.{key}'.{did_you_mean(key, known)}")
-    try:
-        return kind(**values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigError(
-            f"{group}.{first['loc'][0] if first['loc'] else ''}: {first['msg']}, got {first['input']!r}."
-        ) from None
-
-
-def refuse_another(out: Path, plan: Plan, resume: bool) -> None:
-    """Whether what lies in `out` may be gone on with.
-
-    Raises:
-        ConfigError: resuming was not asked for, or what is there was trained otherwise.
-    """
-    if not resume:
-        raise ConfigError(f"{out} holds a training already. Add --resume to go on with it, or choose another --out.")
-    finished = out / "model.json"
-    there = (
-        Model.load(out).card["plan"] if finished.is_file() else json.loads((out / "progress" / "plan.json").read_text())
-    )
-    mine = json.loads(json.dumps(asdict(plan)))
-    if different := sorted(key for key in mine if there.get(key) != mine[key]):
-        raise ConfigError(
-            f"{out} was begun with another {', '.join(different)}. Use the same settings or another --out."
-        )
-
-
-def make_progress(progress: Path, plan: Plan) -> None:
-    """The folder of a training under way, with its plan."""
-    try:
-        progress.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"{progress} cannot be made: {error.strerror or error}.") from error
-    write_whole(progress / "plan.json", json.dumps(asdict(plan), indent=1).encode())
-
-
-def first_image(cases: Dataset) -> Image:
-    """The first readable image; it decides what 'auto' means.
-
-    Raises:
-        LayoutError: none can be read.
-    """
-    reason = "no healthy training images"
-    for case in cases:
-        try:
-            return read_image(case.images[0])
-        except ImageError as error:
-            reason = str(error)
-    raise LayoutError(f"{cases.name}: none of {len(cases)} healthy training images can be read. {reason}")
-
-
-def manifest(cases: Dataset) -> str:
-    """SHA-256 over case, split and file hash of everything healthy that shaped the model."""
-    rows = [
-        f"{case.case_id}\t{case.split}\t{file_sha256(case.images)}"
-        for case in cases.only(label=Label.NORMAL)
-        if case.split != Split.TEST
-    ]
-    return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
 def fit(
@@ -421,23 +193,17 @@ def make_fabric(device: str, precision: str) -> Fabric:
     Raises:
         ConfigError: no such device or precision here.
     """
-    kind, _, index = device.partition(":")
-    if kind not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"There is no device '{device}'. Use auto, cpu, cuda, cuda:0 ...")
-    if kind == "auto":
-        kind = "cuda" if torch.cuda.is_available() else "cpu"
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device cuda was asked for, but torch sees no CUDA device here. Use --device cpu.")
+    place = device_of(device)
     if precision not in ("auto", "fp32", "bf16"):
         raise ConfigError(f"There is no precision '{precision}'. Use auto, fp32 or bf16.")
     if precision == "auto":
-        fast = torch.cuda.is_bf16_supported() if kind == "cuda" else torch.cpu._is_avx512_bf16_supported()
+        fast = torch.cuda.is_bf16_supported() if place.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
         precision = "bf16" if fast else "fp32"
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     together, here = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     return Fabric(
-        accelerator=kind,
-        devices=[int(index)] if index else here,
+        accelerator=place.type,
+        devices=here if place.index is None else [place.index],
         num_nodes=together // here,
         strategy="ddp" if together > 1 else "auto",
         precision="bf16-mixed" if precision == "bf16" else "32-true",
@@ -547,31 +313,3 @@ def means(logged: list[dict[str, Tensor]]) -> dict[str, float]:
     """Mean of each logged scalar over the epoch's steps that logged it."""
     keys = dict.fromkeys(key for row in logged for key in row)
     return {key: float(torch.stack([row[key] for row in logged if key in row]).double().mean()) for key in keys}
-
-
-def write_rows(path: Path, rows: list[dict[str, float]]) -> None:
-    """`train.csv`: one row an epoch, the union of what epochs logged as columns."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_whole(path, text.getvalue().encode())
-
-
-def loss_figure(path: Path, run: Run) -> None:
-    """Every logged quantity over the epochs, one panel each, the kept epoch marked."""
-    from matplotlib.figure import Figure
-
-    names = [k for k in dict.fromkeys(key for row in run.rows for key in row) if k not in ("epoch", "seconds")]
-    figure = Figure(figsize=(3.2 * len(names), 2.6), layout="constrained")
-    for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
-        points = [(row["epoch"], row[name]) for row in run.rows if name in row]
-        axes.plot(*zip(*points, strict=True), color="#1f5a7a")
-        if run.best_epoch:
-            axes.axvline(run.best_epoch, color="#b0492f", linewidth=0.8)
-        axes.set(title=name.replace("_", " "), xlabel="epoch")
-        if all(value > 0 for _, value in points):
-            axes.set_yscale("log")
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=110)
-    write_whole(path, picture.getvalue())

@@ -1,0 +1,185 @@
+"""Training: healthy images in, a model folder out. The loop is in `loop`, what decides a training in `plan`."""
+
+import csv
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from salus.core import Dataset, Image, Label, Split
+from salus.core.errors import ImageError, LayoutError, StorageError
+from salus.datasets import open_dataset
+from salus.datasets.protocol import split
+from salus.detectors import build
+from salus.io import read_image
+from salus.io.files import file_sha256, write_whole
+from salus.model import Model, calibration_of
+from salus.preprocess.cache import PreparedCache
+from salus.preprocess.preparation import Preparation
+from salus.training.loop import Run, Stepper, fit, half_precision, make_fabric
+from salus.training.plan import Plan, refuse_another, resolved
+
+__all__ = ["Plan", "Run", "Stepper", "Trained", "fit", "make_fabric", "train"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What `train` did: the model's folder, the run, and (file, reason) of images that could not be used."""
+
+    folder: Path
+    run: Run
+    left_out: tuple[tuple[str, str], ...] = ()
+
+
+def train(
+    detector: str,
+    data: Path,
+    out: Path,
+    *,
+    dataset: str = "folder",
+    preset: str = "fast",
+    settings: Mapping[str, Any] | None = None,
+    epochs: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    precision: str = "auto",
+    resume: bool = False,
+    on_epoch: Callable[[Run, int], None] = lambda run, epochs: None,
+) -> Trained:
+    """Train on the healthy images of a data set, calibrate, and write a model folder; the command of the same name.
+
+    Args:
+        detector, preset: keys of `DETECTORS` and of the detector's `PRESETS`.
+        settings: the detector's own by name; `recipe.*`, `score.*` and `prepare.*` for the rest.
+        epochs: in place of the preset's.
+        resume: go on where an interrupted training in `out` stopped; start one if there is none.
+        on_epoch: called after each epoch with the run and the number of epochs.
+
+    Raises:
+        ConfigError, LayoutError, TrainingError, StorageError: see their messages. Nothing in `out` is lost.
+    """
+    plan = resolved(
+        detector, preset, {**(settings or {}), **({} if epochs is None else {"recipe.epochs": epochs})}, seed
+    )
+    progress = out / "progress"
+    if (out / "model.json").is_file() or progress.is_dir():
+        refuse_another(out, plan, resume)
+        if (out / "model.json").is_file():
+            return Trained(folder=out, run=Run(**Model.load(out).card["run"]))
+    cases = split(open_dataset(dataset, data))
+    healthy = {part: cases.only(split=part, label=Label.NORMAL) for part in (Split.TRAIN, Split.VALIDATION)}
+    first = first_image(healthy[Split.TRAIN])
+    preparation = Preparation(**plan.preparation).resolve(first)
+    prepared = {
+        part: PreparedCache().prepare([case.images[0] for case in found], preparation, read_image)
+        for part, found in healthy.items()
+    }
+    left_out = tuple((path.name, reason) for p in prepared.values() for path, reason in p.failures)
+    torch.manual_seed(seed)
+    net = build(plan.detector, plan.settings, plan.score)
+    if precision == "auto" and not net.parts():
+        precision = "fp32"  # what is not learned by descent gains nothing from less
+    fabric = make_fabric(device, precision)
+    make_progress(progress, plan)
+    rows = {part: p.rows for part, p in prepared.items()}
+    for part, found in rows.items():
+        if not len(found):
+            raise LayoutError(f"{data}: no {part} image can be used. {left_out[0][0]}: {left_out[0][1]}")
+    run = fit(net, plan.recipe, rows[Split.TRAIN], rows[Split.VALIDATION], progress, seed, fabric, on_epoch)
+    if fabric.global_rank == 0:
+        model = Model(
+            name=plan.detector,
+            settings=plan.settings,
+            score=plan.score,
+            detector=net,
+            preparation=preparation,
+            precision="bf16" if half_precision(fabric) else "fp32",
+        )
+        model = replace(
+            model, calibration=calibration_of(model, cases.only(split=Split.CALIBRATION, label=Label.NORMAL))
+        )
+        card = {
+            "dataset": cases.name,
+            "counts": {part: len(cases.only(split=part, label=Label.NORMAL)) for part in (*healthy, Split.CALIBRATION)},
+            "manifest_sha256": manifest(cases),
+            "left_out": left_out,
+            "unit": first.unit,
+            "modality": first.modality,
+            "parameters": sum(p.numel() for part in net.parts().values() for p in part),
+            "plan": asdict(plan),
+            "run": {**asdict(run), "rows": []},
+        }
+        write_rows(out / "train.csv", run.rows)
+        loss_figure(out / "loss.png", run)
+        replace(model, card=card).save(out)
+        shutil.rmtree(progress)
+    return Trained(folder=out, run=run, left_out=left_out)
+
+
+def make_progress(progress: Path, plan: Plan) -> None:
+    """The folder of a training under way, with its plan."""
+    try:
+        progress.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{progress} cannot be made: {error.strerror or error}.") from error
+    write_whole(progress / "plan.json", json.dumps(asdict(plan), indent=1).encode())
+
+
+def first_image(cases: Dataset) -> Image:
+    """The first readable image; it decides what 'auto' means.
+
+    Raises:
+        LayoutError: none can be read.
+    """
+    reason = "no healthy training images"
+    for case in cases:
+        try:
+            return read_image(case.images[0])
+        except ImageError as error:
+            reason = str(error)
+    raise LayoutError(f"{cases.name}: none of {len(cases)} healthy training images can be read. {reason}")
+
+
+def manifest(cases: Dataset) -> str:
+    """SHA-256 over case, split and file hash of everything healthy that shaped the model."""
+    rows = [
+        f"{case.case_id}\t{case.split}\t{file_sha256(case.images)}"
+        for case in cases.only(label=Label.NORMAL)
+        if case.split != Split.TEST
+    ]
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+
+
+def write_rows(path: Path, rows: list[dict[str, float]]) -> None:
+    """`train.csv`: one row an epoch, the union of what epochs logged as columns."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, text.getvalue().encode())
+
+
+def loss_figure(path: Path, run: Run) -> None:
+    """Every logged quantity over the epochs, one panel each, the kept epoch marked."""
+    from matplotlib.figure import Figure
+
+    names = [k for k in dict.fromkeys(key for row in run.rows for key in row) if k not in ("epoch", "seconds")]
+    figure = Figure(figsize=(3.2 * len(names), 2.6), layout="constrained")
+    for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
+        points = [(row["epoch"], row[name]) for row in run.rows if name in row]
+        axes.plot(*zip(*points, strict=True), color="#1f5a7a")
+        if run.best_epoch:
+            axes.axvline(run.best_epoch, color="#b0492f", linewidth=0.8)
+        axes.set(title=name.replace("_", " "), xlabel="epoch")
+        if all(value > 0 for _, value in points):
+            axes.set_yscale("log")
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=110)
+    write_whole(path, picture.getvalue())

@@ -1,0 +1,95 @@
+"""What decides a training: preset and settings brought together, checked, and compared with what was begun."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from salus.core.errors import ConfigError, did_you_mean
+from salus.detectors import Recipe, build, detector_class
+from salus.model import Model
+from salus.preprocess.preparation import Preparation
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that decides a training, resolved; kept beside its progress and in the model's card."""
+
+    detector: str
+    preset: str
+    settings: dict[str, Any]
+    score: dict[str, Any]
+    recipe: Recipe
+    preparation: dict[str, Any]
+    seed: int
+
+
+def resolved(detector: str, preset: str, settings: Mapping[str, Any], seed: int) -> Plan:
+    """Preset and settings brought together and checked.
+
+    Raises:
+        ConfigError: no such detector, preset or setting ("did you mean"), or a value that does not fit.
+    """
+    kind = detector_class(detector)
+    if preset not in kind.PRESETS:
+        raise ConfigError(f"{detector} has no preset '{preset}'.{did_you_mean(preset, kind.PRESETS)}")
+    chosen = kind.PRESETS[preset]
+    own = {key: value for key, value in settings.items() if "." not in key}
+    grouped: dict[str, dict[str, Any]] = {"recipe": {}, "score": {}, "prepare": {}}
+    for path in settings.keys() - own.keys():
+        group, _, key = path.partition(".")
+        if group not in grouped:
+            raise ConfigError(f"There is no group of settings '{group}' ({path}).{did_you_mean(group, grouped)}")
+        grouped[group][key] = settings[path]
+    score = dict(chosen.score)
+    if grouped["score"].get("name", score.get("name")) != score.get("name"):
+        score = {}  # another score does not share the preset's settings
+    config = build(detector, {**chosen.settings, **own}, {**score, **grouped["score"]}).config
+    return Plan(
+        detector=detector,
+        preset=preset,
+        settings=asdict(config),
+        score={**score, **grouped["score"]},
+        recipe=checked(Recipe, "recipe", {**asdict(chosen.recipe), **grouped["recipe"]}),
+        preparation=asdict(checked(Preparation, "prepare", {**grouped["prepare"], "size": config.size})),
+        seed=seed,
+    )
+
+
+def checked(kind: type[T], group: str, values: Mapping[str, Any]) -> T:
+    """`kind(**values)`, or a ConfigError that names the setting."""
+    known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"There is no setting '{group}.{key}'.{did_you_mean(key, known)}")
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(
+            f"{group}.{first['loc'][0] if first['loc'] else ''}: {first['msg']}, got {first['input']!r}."
+        ) from None
+
+
+def refuse_another(out: Path, plan: Plan, resume: bool) -> None:
+    """Whether what lies in `out` may be gone on with.
+
+    Raises:
+        ConfigError: resuming was not asked for, or what is there was trained otherwise.
+    """
+    if not resume:
+        raise ConfigError(f"{out} holds a training already. Add --resume to go on with it, or choose another --out.")
+    finished = out / "model.json"
+    there = (
+        Model.load(out).card["plan"] if finished.is_file() else json.loads((out / "progress" / "plan.json").read_text())
+    )
+    mine = json.loads(json.dumps(asdict(plan)))
+    if different := sorted(key for key in mine if there.get(key) != mine[key]):
+        raise ConfigError(
+            f"{out} was begun with another {', '.join(different)}. Use the same settings or another --out."
+        )
