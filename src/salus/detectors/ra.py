@@ -70,7 +70,7 @@ class RA(Restorer):
             about="the released configuration: 128 px, Adam 5e-5, batch 8, up to 1500 epochs, best by validation error",
         ),
         "fast": Preset(
-            recipe=Recipe(epochs=100, batch=16, learning_rate=1e-3, select="last"),
+            recipe=Recipe(epochs=80, batch=16, learning_rate=1e-3, select="last"),
             settings={
                 "size": 64,
                 "latent": 32,
@@ -78,8 +78,8 @@ class RA(Restorer):
                 "beta_kl": 0.3,
                 "beta_neg": 2048.0,
                 "gamma_rec": 0.0,
-                "warmup": 0.8,
-                "ramp": 0.1,
+                "warmup": 0.85,
+                "ramp": 0.05,
             },
             score={"name": "smoothed", "sigma": 2.0, "image": "top1"},
             about="ours: a VAE, then an argument that leaves the code its information; docs/fast-preset.md",
