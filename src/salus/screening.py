@@ -142,6 +142,8 @@ class Screener:
         if item.source is None or item.prepared is None:
             raise ValueError("only studies that passed the gate are finished")
         folder = make_folder(out / item.case.case_id)
+        for left in folder.glob(".*.part"):  # of a run that was killed while it wrote
+            left.unlink()
         suffix = ".nii.gz" if item.source.array.ndim == 3 or item.source.unit == "mm" else ".tif"
         files = {"map": "map" + suffix, "overlay": "overlay.png"}
         write_image(at_home(maps, item.prepared, item.source), folder / files["map"])

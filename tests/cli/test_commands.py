@@ -246,14 +246,14 @@ def test_a_new_threshold_judges_again(salus, disc_folder, studies, tmp_path):
 def small_disk(tmp_path):
     place = tmp_path / "disk"
     place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", place], capture_output=True).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", place], capture_output=True).returncode:
         pytest.skip("mounting a tmpfs is not permitted here")
     yield place
     subprocess.run(["umount", place], check=True)
 
 
 def test_a_full_disk_ends_screening_cleanly_and_it_goes_on_elsewhere(salus, model, studies, small_disk):
-    (small_disk / "ballast").write_bytes(bytes(250_000))
+    (small_disk / "ballast").write_bytes(bytes(2_050_000))
     command = ("screen", studies, "--model", model, "--out", small_disk / "results")
     said = refused(salus, *command)
     assert "disk full" in said
@@ -265,9 +265,9 @@ def test_a_full_disk_ends_screening_cleanly_and_it_goes_on_elsewhere(salus, mode
 
 
 def test_a_full_disk_ends_training_cleanly_and_it_goes_on(salus, disc_folder, small_disk):
-    (small_disk / "ballast").write_bytes(bytes(280_000))
+    (small_disk / "ballast").write_bytes(bytes(2_050_000))
     command = ("train", "ae", "--data", disc_folder, "--out", small_disk / "m", "--preset", "tiny", "--epochs", 2)
-    command += ("--set", "hidden=16", "--set", "latent=4", "--resume")
+    command += ("--set", "hidden=16", "--resume")
     assert "disk full" in refused(salus, *command)
     assert not list(small_disk.rglob("*.part"))
     (small_disk / "ballast").unlink()
