@@ -2,8 +2,9 @@
 
     python benchmarks/bench_ra_step.py [--threads 2] [--repeats 3]
 
-exact: full precision, same losses and weights after one step. fast: bfloat16, channels-last, gamma_rec = 0. Prints both
-ratios, the share of the measured bfloat16 matrix-product peak, and exits with 1 when a target is missed.
+exact: full precision, same losses and weights after one step. fast: bfloat16 and channels-last. Both share passes and
+leave out the numerically nil branch of gamma_rec. Prints both ratios and the share of the measured bfloat16
+matrix-product peak; exits with 1 when a target is missed.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from salus.detectors import Recipe, build, detector_class
 from salus.detectors.ra import RA
 from salus.training import Stepper, make_fabric
 
+GFLOP = 135  # an image and step, forward and backward, as Salus computes it
 RECIPE = Recipe(epochs=1, batch=8, learning_rate=5e-5)
 
 
@@ -57,14 +59,13 @@ def main() -> int:
     torch.manual_seed(0)
     published = build("ra", detector_class("ra").PRESETS["paper"].settings, {"name": "residual"}).train()
     exact = copy.deepcopy(published)
-    fast = copy.deepcopy(published).to(memory_format=torch.channels_last)
-    fast.config = replace(fast.config, gamma_rec=0.0)
-    exact.to(memory_format=torch.channels_last)
+    exact.config = replace(exact.config, gamma_rec=0.0)
+    fast = copy.deepcopy(exact).to(memory_format=torch.channels_last)
     x = torch.rand(8, 1, 128, 128)
     x_last = x.contiguous(memory_format=torch.channels_last)
     steps = {
         "published": lambda step=PublishedStep(published): step(x),
-        "exact": ours(exact, x_last, "fp32"),
+        "exact": ours(exact, x, "fp32"),
         "fast": ours(fast, x_last, "bf16"),
     }
     torch.manual_seed(1)
@@ -88,7 +89,7 @@ def main() -> int:
         f"exact  {ratios['exact']:.2f}x (target >= 1.8x); losses differ by {max(losses):.1e}, weights by {weights:.1e}"
     )
     print(
-        f"fast   {ratios['fast']:.2f}x (target >= 4x); {8 * 130 / median['fast'] / peak:.0%} of the bf16 product peak"
+        f"fast   {ratios['fast']:.2f}x (target >= 4x); {8 * GFLOP / median['fast'] / peak:.0%} of the bf16 product peak"
     )
     missed = ratios["exact"] < 1.8 or ratios["fast"] < 4 or max(losses) > 1e-4 or weights > 1e-5
     return int(missed)

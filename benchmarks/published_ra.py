@@ -6,9 +6,37 @@ to prove that sharing passes changes nothing. Not part of the package.
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from salus.detectors.ra import RA
+
+
+def plain_networks(ra: RA) -> tuple[nn.Module, nn.Module]:
+    """Encoder and decoder with the same parameters and none of the short cuts of `salus.nets.introspective`."""
+
+    class Block(nn.Module):
+        def __init__(self, block: nn.Module) -> None:
+            super().__init__()
+            self.block = block
+
+        def forward(self, x: Tensor) -> Tensor:
+            b = self.block
+            if b.enlarge:
+                x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+            h = F.leaky_relu(b.first_norm(b.first(x)), 0.2)
+            return F.leaky_relu(b.second_norm(b.second(h)) + b.shortcut(x), 0.2)
+
+    class Decoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.code, self.deepest, self.picture = ra.decoder.code, ra.decoder.deepest, ra.decoder.picture
+            self.blocks = nn.Sequential(*(Block(b) for b in (*ra.decoder.stages, ra.decoder.last)))
+
+        def forward(self, z: Tensor) -> Tensor:
+            h = self.code(z).unflatten(1, (self.deepest, 4, 4))
+            return torch.sigmoid(F.conv2d(self.blocks(h), self.picture.weight, self.picture.bias, padding=2))
+
+    return ra.encoder, Decoder()
 
 
 def sample(mean: Tensor, log_var: Tensor) -> Tensor:
@@ -28,11 +56,12 @@ class PublishedStep:
 
     def __init__(self, ra: RA, learning_rate: float = 5e-5) -> None:
         self.ra, self.config = ra, ra.config
+        self.encoder, self.decoder = plain_networks(ra)
         self.encoder_adam = torch.optim.Adam(ra.encoder.parameters(), lr=learning_rate)
         self.decoder_adam = torch.optim.Adam(ra.decoder.parameters(), lr=learning_rate)
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        c, encoder, decoder = self.config, self.ra.encoder, self.ra.decoder
+        c, encoder, decoder = self.config, self.encoder, self.decoder
         scale = 1 / (x.shape[1] * x.shape[2] * x.shape[3])
         noise = torch.randn(len(x), c.latent, dtype=x.dtype)
 

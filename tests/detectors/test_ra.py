@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from salus.core.errors import ConfigError
 from salus.detectors import Recipe, build, detector_class
 from salus.detectors.ra import RA, kl
+from salus.nets.introspective import SingleChannelConv, enlarged_conv
 from salus.training import Stepper, make_fabric
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -216,3 +218,16 @@ def test_the_paper_preset_is_the_published_recipe():
     values = (config.beta_rec, config.beta_kl, config.gamma_rec, config.alpha, config.reversed_weight, config.warmup)
     assert values == (0.5, 1.0, 1e-8, 2.0, 0.005, 0.0)
     assert paper().beta_neg == 128
+
+
+@pytest.mark.parametrize("side", [4, 16, 20])
+def test_a_convolution_of_an_enlarged_picture_needs_no_enlarged_picture(side):
+    x, weight = torch.rand(2, 3, side, side).double(), torch.randn(5, 3, 3, 3).double()
+    expected = F.conv2d(F.interpolate(x, scale_factor=2), weight, padding=1)
+    torch.testing.assert_close(enlarged_conv(x, weight), expected)
+
+
+def test_the_last_convolution_is_an_ordinary_one():
+    layer = SingleChannelConv(4, 1, 5, padding=2).double()
+    x = torch.rand(2, 4, 9, 12).double()
+    torch.testing.assert_close(layer(x), F.conv2d(x, layer.weight, layer.bias, padding=2))

@@ -6,14 +6,21 @@ The last feature map is 4 x 4 at every size: the number of widths is log2(size) 
 import itertools
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+WORTH_IT = 16  # side of a picture, pixels, from which `enlarged_conv` saves time
 
 
 class ResBlock(nn.Module):
-    """Two 3 x 3 convolutions with batch norm on the residual branch; the shortcut carries neither bias nor norm."""
+    """Two 3 x 3 convolutions with batch norm on the residual branch; the shortcut carries neither bias nor norm.
 
-    def __init__(self, ins: int, outs: int, *, project: bool = False) -> None:
+    With `enlarge` the block works on its input enlarged twofold (nearest), without making that picture where it can.
+    """
+
+    def __init__(self, ins: int, outs: int, *, project: bool = False, enlarge: bool = False) -> None:
         super().__init__()
+        self.enlarge = enlarge
         self.shortcut = nn.Conv2d(ins, outs, 1, bias=False) if project or ins != outs else nn.Identity()
         self.first = nn.Conv2d(ins, outs, 3, padding=1, bias=False)
         self.first_norm = nn.BatchNorm2d(outs)
@@ -22,9 +29,48 @@ class ResBlock(nn.Module):
         self.activation = nn.LeakyReLU(0.2, inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.activation(self.first_norm(self.first(x)))
+        kept = self.shortcut(x)  # a 1 x 1 convolution may as well come before the enlarging
+        if self.enlarge:
+            kept = F.interpolate(kept, scale_factor=2.0, mode="nearest")
+            h = enlarged_conv(x, self.first.weight)
+        else:
+            h = self.first(x)
+        h = self.activation(self.first_norm(h))
         h = self.second_norm(self.second(h))
-        return self.activation(h + self.shortcut(x))  # type: ignore[no-any-return]
+        return self.activation(h + kept)  # type: ignore[no-any-return]
+
+
+def enlarged_conv(x: Tensor, weight: Tensor) -> Tensor:
+    """3 x 3 convolution, padding 1, of `x` enlarged twofold (nearest): 4 products an output pixel instead of 9.
+
+    Enlarging and convolving is one transposed convolution of stride 2 whose 4 x 4 kernel holds sums of neighbouring
+    weights. Where the picture is small beside the kernel those sums cost more than they save.
+
+    Args:
+        x: (B, C, h, w).
+        weight: (D, C, 3, 3).
+
+    Returns:
+        (B, D, 2 h, 2 w), equal to `F.conv2d(F.interpolate(x, scale_factor=2), weight, padding=1)` to rounding.
+    """
+    if x.shape[-1] < WORTH_IT:
+        return F.conv2d(F.interpolate(x, scale_factor=2.0, mode="nearest"), weight, padding=1)
+    turned = F.pad(weight.flip(2, 3).transpose(0, 1), (1, 1, 1, 1))
+    down = turned[:, :, :-1] + turned[:, :, 1:]
+    return F.conv_transpose2d(x, down[..., :-1] + down[..., 1:], stride=2, padding=1)
+
+
+class SingleChannelConv(nn.Conv2d):
+    """k x k convolution to one channel, padding k // 2: all products as one matrix product, then shifted and added.
+
+    A convolution to a single channel keeps a processor idle; this gives the same values, to rounding, in less time.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        side = self.kernel_size[0]
+        products = F.conv2d(x, self.weight[0].flatten(1).t().flip(0)[:, :, None, None])
+        summed = F.fold(products.flatten(2), (x.shape[2], x.shape[3]), side, padding=side // 2)
+        return summed if self.bias is None else summed + self.bias.view(1, 1, 1, 1)
 
 
 class Encoder(nn.Module):
@@ -69,14 +115,13 @@ class Decoder(nn.Module):
         self.code = nn.Sequential(nn.Linear(latent, self.deepest * 16), nn.ReLU(inplace=True))
         outs = list(reversed(widths))
         ins = [self.deepest, *outs[:-1]]
+        # The published order is block, enlarge, block, enlarge ...: each block but the first enlarges its input.
         self.stages = nn.ModuleList(
-            nn.Sequential(
-                ResBlock(a, b, project=quirk and a == b and depth == 1), nn.Upsample(scale_factor=2, mode="nearest")
-            )
+            ResBlock(a, b, project=quirk and a == b and depth == 1, enlarge=depth > 0)
             for depth, (a, b) in enumerate(zip(ins, outs, strict=True))
         )
-        self.last = ResBlock(widths[0], widths[0])
-        self.picture = nn.Conv2d(widths[0], 1, 5, padding=2)
+        self.last = ResBlock(widths[0], widths[0], enlarge=True)
+        self.picture = SingleChannelConv(widths[0], 1, 5, padding=2)
 
     def forward(self, z: Tensor) -> Tensor:
         h = self.code(z).unflatten(1, (self.deepest, 4, 4))
