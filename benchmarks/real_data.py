@@ -67,7 +67,7 @@ def cell(values: list[float]) -> str:
 def table(out: Path) -> None:
     """Mean and standard deviation over seeds; the interval over patients is that of the first seed."""
     print(
-        "| data | method + score | seeds | AUROC, SD of seeds | 95 %, patients, seed 0 | pixel AP | flagged healthy | s |"
+        "| data | method + score | seeds | AUROC, SD of seeds | 95 %, patients, seed 0 | pixel AP | false alarms | s |"
     )
     print("|---|---|---|---|---|---|---|---|")
     for name in SETS:

@@ -27,7 +27,7 @@ from salus.preprocess.geometry import resample
 
 T = TypeVar("T")
 R = TypeVar("R")
-BATCH = 32  # slices that go through the network together
+BATCH = 32  # slices that are waited for before the network looks at them
 READERS = 2
 DISPLAY = 256  # side of the overlay, pixels
 
@@ -119,7 +119,7 @@ class Screener:
         if good:
             stacks = [slices_of(r.prepared) for r in good if r.prepared is not None]
             rows = np.concatenate(stacks)
-            maps, scores, restored = detections(self.model.detector, rows, precision=self.model.precision, batch=BATCH)
+            maps, scores, restored = detections(self.model.detector, rows, precision=self.model.precision)
             ends = np.cumsum([len(s) for s in stacks])[:-1]
             pictures = np.split(restored, ends) if restored is not None else [None] * len(good)
             found = list(zip(good, np.split(maps, ends), np.split(scores, ends), pictures, strict=True))
