@@ -241,7 +241,7 @@ def view(one: Judged, preparation: Preparation) -> dict[str, NDArray[Any]]:
             try:
                 seen[role] = flat(resample(read_image(one.folder / one.result.files[role]), like=shown))
             except SalusError:
-                continue
+                seen.pop(role, None)  # shown without it; the reason is among the problems
     if (overlay := one.folder / one.result.files.get("overlay", "overlay.png")).is_file():
         with Picture.open(overlay) as picture:
             small = picture.convert("RGB").resize((SIDE, SIDE), Picture.Resampling.LANCZOS)

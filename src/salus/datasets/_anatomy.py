@@ -115,6 +115,7 @@ class Anatomy:
 
 
 def draw_shape(rng: Generator) -> Shape:
+    """A head like others, from the seed."""
     age = float(rng.beta(1.6, 2.2))
     half_length = float(np.clip(rng.normal(110, 4.0), 101, 117))
     return Shape(
@@ -136,6 +137,7 @@ def draw_shape(rng: Generator) -> Shape:
 
 
 def draw_tones(rng: Generator, age: float) -> Tones:
+    """T1-like signal; grey and white matter come closer with age."""
     white = float(rng.normal(0.70, 0.02))
     grey = white * float(rng.normal(0.655 + 0.04 * age, 0.012))
     return Tones(
@@ -403,6 +405,7 @@ def build(seed: int) -> Anatomy:
 
 
 def septum_coverage(pen: Pen, scale: float) -> Field:
+    """Where the wall between the frontal horns is."""
     half = pen.shape.septum / 2 + 0.6
     box = [(-half, -35 * scale), (half, -35 * scale), (half, -14 * scale), (-half, -14 * scale)]
     return pen.polygons([np.repeat(np.array(box), 2, axis=0)])

@@ -167,6 +167,7 @@ def replaced(signal: Field, target: float | Field, coverage: Field, contrast: fl
 
 
 def distance_from(column: float, row: float) -> Field:
+    """(256, 256) distance of every pixel from one place."""
     rows, columns = np.mgrid[:GRID, :GRID].astype(np.float32)
     return np.asarray(np.hypot(columns - np.float32(column), rows - np.float32(row)), dtype=np.float32)
 

@@ -22,7 +22,9 @@ class Update(Protocol):
     With `keep_graph` the graph behind `loss` can serve a second update.
     """
 
-    def __call__(self, part: str | tuple[str, ...], loss: Tensor, *, keep_graph: bool = False) -> None: ...
+    @abstractmethod
+    def __call__(self, part: str | tuple[str, ...], loss: Tensor, *, keep_graph: bool = False) -> None:
+        """Step `part` down the gradient of `loss`."""
 
 
 @dataclass(frozen=True, kw_only=True)

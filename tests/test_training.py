@@ -1,0 +1,177 @@
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from salus.detectors import Recipe, build, detector_class
+from salus.training import Stepper, fit, make_fabric
+from salus.training.loop import augmented, averaged, batches, mixed
+from tests.conftest import discs
+
+RECIPE = Recipe(epochs=3, batch=8, learning_rate=1e-3)
+
+
+def tiny(name: str = "ae", seed: int = 0):
+    preset = detector_class(name).PRESETS["tiny"]
+    torch.manual_seed(seed)
+    return build(name, preset.settings, preset.score)
+
+
+def run(detector, recipe, progress, **settings):
+    progress.mkdir(parents=True, exist_ok=True)
+    return fit(detector, recipe, discs(40), discs(8, seed=2), progress, 0, make_fabric("cpu", "fp32"), **settings)
+
+
+def test_every_image_is_seen_once_an_epoch_in_an_order_of_its_own():
+    images = np.arange(24, dtype=np.float32).reshape(24, 1, 1, 1)
+    fabric = make_fabric("cpu", "fp32")
+    orders = [torch.cat(list(batches(images, RECIPE, 0, epoch, fabric))).flatten().tolist() for epoch in (0, 1, 0)]
+    assert sorted(orders[0]) == list(range(24))
+    assert orders[0] != orders[1]
+    assert orders[0] == orders[2]
+
+
+def test_fewer_images_than_a_batch_are_one_batch():
+    found = list(batches(discs(5), RECIPE, 0, 0, make_fabric("cpu", "fp32")))
+    assert [len(x) for x in found] == [5]
+
+
+def test_seeds_of_steps_do_not_repeat():
+    seeds = {mixed(seed, step, rank) for seed in range(5) for step in range(50) for rank in range(3)}
+    assert len(seeds) == 750
+
+
+def test_the_best_epoch_is_copied_not_referenced(tmp_path):
+    """With a rate that ruins the net after the first epochs, the kept weights are those of the best epoch."""
+    detector = tiny()
+    kept = {}
+
+    def remember(now, epochs):
+        if now.best_epoch == now.epoch:
+            kept.clear()
+            kept.update({k: v.clone() for k, v in detector.state_dict().items()})
+
+    finished = run(detector, replace(RECIPE, epochs=6, learning_rate=0.3), tmp_path / "p", on_epoch=remember)
+    assert finished.best == min(row["validation"] for row in finished.rows)
+    for key, value in detector.state_dict().items():
+        assert torch.equal(value, kept[key]), key
+
+
+def test_last_keeps_the_last_weights(tmp_path):
+    detector, last = tiny(), {}
+
+    def remember(now, epochs):
+        last.update({k: v.clone() for k, v in detector.state_dict().items()})
+
+    run(detector, replace(RECIPE, select="last", learning_rate=0.3), tmp_path / "p", on_epoch=remember)
+    assert all(torch.equal(value, last[key]) for key, value in detector.state_dict().items())
+
+
+def test_patience_ends_a_training_that_gets_no_better(tmp_path):
+    finished = run(tiny(), replace(RECIPE, epochs=200, learning_rate=0.5, patience=3), tmp_path / "p")
+    assert finished.epoch < 200
+    assert finished.epoch - finished.best_epoch == 3
+
+
+def test_no_epoch_of_the_warm_up_is_eligible_as_best(tmp_path):
+    finished = run(tiny(), replace(RECIPE, epochs=4, select_after=0.5), tmp_path / "p")
+    assert finished.best_epoch > 2
+
+
+def test_averaged_weights_by_hand():
+    detector = tiny()
+    average = {k: torch.zeros_like(v) for k, v in detector.state_dict().items()}
+    averaged(average, detector, 0.75)
+    for key, value in detector.state_dict().items():
+        expected = value if not value.is_floating_point() else 0.25 * value
+        torch.testing.assert_close(average[key], expected)
+
+
+def test_an_averaged_training_keeps_the_average_and_goes_on_from_the_plain_weights(tmp_path):
+    plain, average = tiny(), tiny()
+    run(plain, replace(RECIPE, select="last"), tmp_path / "a")
+    run(average, replace(RECIPE, select="last", average=0.9), tmp_path / "b")
+    states = [load_file(tmp_path / p / "state.safetensors") for p in "ab"]
+    for key in plain.state_dict():
+        torch.testing.assert_close(states[0][f"detector/{key}"], states[1][f"detector/{key}"])
+        assert torch.equal(average.state_dict()[key], states[1][f"average/{key}"])
+    assert not all(torch.equal(v, plain.state_dict()[k]) for k, v in average.state_dict().items())
+
+
+def test_clipping_bounds_the_gradient_of_a_part():
+    detector = tiny()
+    stepper = Stepper(make_fabric("cpu", "fp32"), detector, replace(RECIPE, clip=1e-3))
+    seen = []
+    stepper.optimisers["autoencoder"].step = lambda: seen.append(  # type: ignore[method-assign]
+        torch.cat([p.grad.flatten() for p in stepper.parts["autoencoder"]]).norm().item()
+    )
+    detector.train().training_step(torch.from_numpy(discs(8)), stepper, 0.0)
+    assert seen[0] == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_augmentation_moves_but_keeps_range_shape_and_brightness():
+    x = torch.from_numpy(discs(64))
+    torch.manual_seed(0)
+    moved = augmented(x)
+    assert moved.shape == x.shape
+    assert moved.min() >= 0
+    assert moved.max() <= 1
+    assert (moved - x).abs().mean() > 0.02
+    assert moved.mean().item() == pytest.approx(x.mean().item(), rel=0.1)
+
+
+def test_half_precision_learns_as_full_precision_does(tmp_path):
+    found = []
+    for precision in ("fp32", "bf16"):
+        detector = tiny("ra")
+        (tmp_path / precision).mkdir()
+        fabric = make_fabric("cpu", precision)
+        recipe = replace(RECIPE, epochs=8, learning_rate=2e-3)
+        found.append(fit(detector, recipe, discs(64), discs(8, seed=2), tmp_path / precision, 0, fabric).rows[-1])
+    assert found[1]["mse"] == pytest.approx(found[0]["mse"], rel=0.3)
+
+
+TOGETHER = """
+import sys
+from pathlib import Path
+import torch
+sys.path.insert(0, sys.argv[2])
+torch.set_num_threads(1)
+from tests.test_training import RECIPE, tiny
+from tests.conftest import discs
+from salus.training import fit, make_fabric
+from safetensors.torch import save_file
+fabric = make_fabric("cpu", "fp32")
+detector = tiny("ra")
+place = Path(sys.argv[1])
+fit(detector, RECIPE, discs(40), discs(8, seed=2), place, 0, fabric)
+state = {k: v.clone() for k, v in detector.named_parameters()}
+save_file({k: v.detach().contiguous() for k, v in state.items()}, place / f"rank{fabric.global_rank}.safetensors")
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_two_processes_learn_one_model(tmp_path):
+    (tmp_path / "together.py").write_text(TOGETHER)
+    root = str(Path(__file__).parents[1])
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29517"]
+    subprocess.run([*command, str(tmp_path / "together.py"), str(tmp_path), root], check=True, capture_output=True)
+    first, second = (load_file(tmp_path / f"rank{rank}.safetensors") for rank in (0, 1))
+    start = dict(tiny("ra").named_parameters())
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
+    assert any(not torch.equal(value, start[key]) for key, value in first.items())
+
+
+def test_a_damaged_state_is_refused(tmp_path):
+    from salus.core.errors import ModelError
+
+    run(tiny(), RECIPE, tmp_path / "p")
+    state = tmp_path / "p" / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:100])
+    with pytest.raises(ModelError, match="was altered"):
+        run(tiny(), RECIPE, tmp_path / "p")
