@@ -40,7 +40,7 @@ def with_score(folder: Path, score: dict[str, object], data: Path, out: Path) ->
         detector.load_state_dict(model.detector.state_dict(), strict=False)
         model = replace(model, detector=detector.eval(), score=score)
         healthy = split(open_dataset("folder", data)).only(split=Split.CALIBRATION, label=Label.NORMAL)
-        replace(model, calibration=calibration_of(model, healthy)).save(out)
+        replace(model, calibration=calibration_of(model, healthy)[0]).save(out)
     return out
 
 

@@ -7,10 +7,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image as Picture
 
 from salus.core.errors import ConfigError, LayoutError, ModelError
 from salus.model import Calibration, Model, calibrate, detections, device_of, model_id
 from salus.training import train
+from tests.conftest import discs
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +21,7 @@ def folder(disc_folder, tmp_path_factory):
 
 
 def calibration(scores: list[float], false_alarms: float) -> Calibration:
-    return Calibration(scores=tuple(sorted(scores)), false_alarms=false_alarms, pixel_threshold=0.0, patients=1)
+    return Calibration(scores=tuple(sorted(scores)), false_alarms=false_alarms, pixel_threshold=0.0)
 
 
 def test_p_values_by_hand():
@@ -94,19 +96,34 @@ def test_an_unfinished_training_is_named_as_such(tmp_path):
         Model.load(tmp_path)
 
 
-def test_calibration_changes_the_identity_and_the_threshold(folder, disc_folder, tmp_path):
+@pytest.fixture
+def healthy(tmp_path):
+    place = tmp_path / "healthy"
+    place.mkdir()
+    for index, picture in enumerate(discs(20, seed=8)):
+        Picture.fromarray(np.round(picture[0] * 255).astype(np.uint8)).save(place / f"{index}.png")
+    return place
+
+
+def test_calibration_changes_the_identity_and_the_threshold(folder, healthy, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "copy")
-    calibrate(copy, disc_folder / "train", false_alarms=0.1, device="cpu")
+    calibrate(copy, healthy, false_alarms=0.1, device="cpu")
     model = Model.load(copy)
     assert model.calibration.false_alarms == 0.1
-    assert len(model.calibration.scores) == 60
+    assert len(model.calibration.scores) == 20
     assert model_id(copy) != model_id(folder)
 
 
+def test_the_number_of_patients_needed_is_said_exactly():
+    assert "33 are needed" in calibration(list(range(32)), 0.03).shortfall
+    assert calibration(list(range(33)), 0.03).shortfall == ""
+    assert "0.5 % of false alarms; 199 are needed" in calibration([1.0], 0.005).shortfall
+
+
 @pytest.mark.parametrize("share", [0, 1, -0.1, 5])
-def test_a_false_alarm_share_is_a_share(share, folder, disc_folder, tmp_path):
+def test_a_false_alarm_share_is_a_share(share, folder, healthy):
     with pytest.raises(ConfigError, match="share between 0 and 1"):
-        calibrate(folder, disc_folder / "train", false_alarms=share, device="cpu")
+        calibrate(folder, healthy, false_alarms=share, device="cpu")
 
 
 def test_calibrating_on_nothing_readable_is_explained(folder, tmp_path):
@@ -116,8 +133,6 @@ def test_calibrating_on_nothing_readable_is_explained(folder, tmp_path):
 
 
 def test_half_precision_scores_are_near_full_ones(folder):
-    from tests.conftest import discs
-
     detector = Model.load(folder).detector
     full, half = (detections(detector, discs(8), precision=p)[1] for p in ("fp32", "bf16"))
     np.testing.assert_allclose(half, full, rtol=0.05)

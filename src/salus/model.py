@@ -1,6 +1,6 @@
 """A trained model: preparation + detector + calibration + card, in a folder that holds no code.
 
-    MODEL/model.json            what it is; carries its own SHA-256 and that of every other file
+    MODEL/model.json            what it is; carries its own SHA-256 and that of the weights
     MODEL/weights.safetensors   the detector's tensors; frozen trunks are not among them
     MODEL/train.csv, loss.png   how it was trained
     MODEL/progress/             only while training
@@ -48,16 +48,14 @@ class Calibration:
     """What healthy people score, so that a threshold means a share of false alarms.
 
     Attributes:
-        scores: ascending scores of the healthy calibration cases.
+        scores: ascending, of one healthy case a patient: slices or views of one person are no draws of their own.
         false_alarms: share of healthy cases that may be flagged, in (0, 1).
         pixel_threshold: map value that at most `false_alarms` of the healthy pixels exceed.
-        patients: patients behind the scores.
     """
 
     scores: tuple[float, ...]
     false_alarms: float
     pixel_threshold: float
-    patients: int
 
     @property
     def threshold(self) -> float | None:
@@ -68,6 +66,17 @@ class Calibration:
         """
         allowed = int(np.floor(self.false_alarms * (len(self.scores) + 1) + 1e-9))
         return None if allowed == 0 else self.scores[len(self.scores) - allowed]
+
+    @property
+    def shortfall(self) -> str:
+        """Why there is no threshold; empty where there is one."""
+        if self.threshold is not None:
+            return ""
+        needed = int(np.ceil(1 / self.false_alarms - 1 - 1e-9))
+        return (
+            f"{len(self.scores)} healthy calibration patients cannot tell {100 * self.false_alarms:.3g} % of false "
+            f"alarms; {needed} are needed: run `salus calibrate` with more"
+        )
 
     def p_value(self, score: float) -> float:
         """(1 + healthy scores at least as high) / (1 + healthy scores): valid if the case is healthy."""
@@ -208,28 +217,43 @@ def case_score(slice_scores: NDArray[np.float32]) -> float:
 
 def calibrate(
     folder: Path, data: Path, *, dataset: str = "folder", false_alarms: float | None = None, device: str = "auto"
-) -> Model:
+) -> tuple[Calibration, tuple[tuple[str, str], ...]]:
     """Set the threshold of the model in `folder` from healthy images, and save it; the command of the same name.
 
     Args:
-        data: healthy images of people the model was not trained on; of a data set with a calibration part, that part.
+        data: healthy images of people the model did not learn from: a data set's calibration part, or a plain folder.
         false_alarms: share of healthy cases that may be flagged; None keeps the model's, 0.05 at first.
 
+    Returns:
+        The calibration, and (file, reason) of images that could not be used.
+
     Raises:
-        ModelError, LayoutError, ConfigError: see their messages.
+        LayoutError: a data set without a calibration part, images the model learned from, or none that can be used.
+        ModelError, ConfigError: see their messages.
     """
     model = Model.load(folder, device=device)
-    cases = open_dataset(dataset, data).only(label=Label.NORMAL)
-    cases = cases.only(split=Split.CALIBRATION) or cases
+    healthy = open_dataset(dataset, data).only(label=Label.NORMAL)
+    # Test cases are for measuring, and training cases are known to the model.
+    cases = healthy.only(split=Split.CALIBRATION) or healthy.only(split=Split.NONE)
+    if not len(cases):
+        raise LayoutError(
+            f"{data} is a data set with parts but without calibration/good. Give a plain folder of healthy images that "
+            "are neither learned from nor tested on."
+        )
+    known = set(model.card.get("learned_from", ()))
+    if again := [case.case_id for case in cases if file_sha256(case.images)[:16] in known]:
+        raise LayoutError(f"The model learned from {len(again)} of {len(cases)} images in {data}, such as {again[0]}.")
     if false_alarms is None:
         false_alarms = model.calibration.false_alarms if model.calibration else 0.05
-    model = replace(model, calibration=calibration_of(model, cases, false_alarms))
-    model.save(folder)
-    return model
+    calibration, failures = calibration_of(model, cases, false_alarms)
+    replace(model, calibration=calibration).save(folder)
+    return calibration, failures
 
 
-def calibration_of(model: Model, cases: Dataset, false_alarms: float = 0.05) -> Calibration:
-    """What the healthy `cases` score.
+def calibration_of(
+    model: Model, cases: Dataset, false_alarms: float = 0.05
+) -> tuple[Calibration, tuple[tuple[str, str], ...]]:
+    """What the healthy `cases` score, the first usable case of each patient, and (file, reason) of the unusable.
 
     Raises:
         ConfigError: `false_alarms` is no share.
@@ -238,16 +262,19 @@ def calibration_of(model: Model, cases: Dataset, false_alarms: float = 0.05) -> 
     if not 0 < false_alarms < 1:
         raise ConfigError(f"false alarms is a share between 0 and 1, got {false_alarms}.")
     prepared = PreparedCache().prepare([case.images[0] for case in cases], model.preparation, read_image)
+    failures = tuple((path.name, reason.replace(str(path), path.name)) for path, reason in prepared.failures)
     if not len(prepared.rows):
-        raise LayoutError(f"{cases.name}: none of {len(cases)} healthy images can be judged: {prepared.failures[:1]}")
+        raise LayoutError(f"{cases.name}: none of {len(cases)} healthy images can be judged. {failures[:1]}")
     maps, scores, _ = detections(model.detector, prepared.rows, precision=model.precision)
-    of_case = [case_score(scores[prepared.case == case]) for case in np.unique(prepared.case)]
-    return Calibration(
-        scores=tuple(sorted(of_case)),
+    of_patient: dict[str, float] = {}
+    for index in np.unique(prepared.case):
+        of_patient.setdefault(cases[int(index)].patient_id, case_score(scores[prepared.case == index]))
+    calibration = Calibration(
+        scores=tuple(sorted(of_patient.values())),
         false_alarms=false_alarms,
         pixel_threshold=pixel_threshold(maps, false_alarms=false_alarms),
-        patients=len({cases[int(index)].patient_id for index in np.unique(prepared.case)}),
     )
+    return calibration, failures
 
 
 def device_of(name: str) -> torch.device:

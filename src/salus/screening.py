@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from salus.core import Case, Dataset, Image, Result, Split, Verdict
-from salus.core.errors import ImageError, LayoutError, SalusError, StorageError
+from salus.core.errors import LayoutError, SalusError, StorageError
 from salus.datasets import open_dataset
 from salus.io import IMAGE_SUFFIXES, read_image, write_image
 from salus.io.files import file_sha256, write_whole
@@ -28,6 +28,7 @@ from salus.preprocess.geometry import resample
 T = TypeVar("T")
 R = TypeVar("R")
 BATCH = 32  # slices that are waited for before the network looks at them
+HELD = 2**28  # bytes of studies that are waited for
 READERS = 2
 DISPLAY = 256  # side of the overlay, pixels
 
@@ -78,7 +79,9 @@ class Screener:
                     yield item
                     continue
                 waiting.append(item)
-                if sum(slices_of(r.prepared).shape[0] for r in waiting if r.prepared) >= BATCH or len(waiting) >= BATCH:
+                slices = sum(slices_of(r.prepared).shape[0] for r in waiting if r.prepared)
+                held = sum(r.source.array.nbytes for r in waiting if r.source)
+                if slices >= BATCH or len(waiting) >= BATCH or held >= HELD:
                     yield from self.flush(waiting, out, pool)
                     waiting = []
             yield from self.flush(waiting, out, pool)
@@ -93,23 +96,15 @@ class Screener:
             if done is not None and done.model == self.identity and done.sources == sources:
                 return done
             source = read_image(case.images[0])
-            self.check_kind(source)
             prepared = self.model.preparation(source)
         except SalusError as error:
-            return Ready(case=case, sources=sources, reason=str(error))
+            # A result travels; where the file lay on this machine is nobody's business.
+            reason = str(error).replace(str(case.images[0]), case.images[0].name)
+            return Ready(case=case, sources=sources, reason=reason)
         except Exception as error:  # one study must never stop the others; the row says what happened
             return Ready(case=case, sources=sources, reason=f"unexpected {type(error).__name__}: {error}")
         seconds = time.perf_counter() - started
         return Ready(case=case, sources=sources, source=source, prepared=prepared, seconds=seconds)
-
-    def check_kind(self, source: Image) -> None:
-        """A model of bare pictures cannot judge scans in millimetres, nor the other way round."""
-        unit = self.model.card.get("unit", source.unit)
-        if source.unit != unit:
-            kinds = {"mm": "scans with a place in the patient (mm)", "px": "bare pictures (px)"}
-            raise ImageError(
-                f"the model was trained on {kinds[unit]}; {source.origin.files[0]} is one of {kinds[source.unit]}."
-            )
 
     def flush(self, waiting: Sequence[Ready], out: Path, pool: ThreadPoolExecutor) -> Iterator[Result]:
         """Detect in all waiting studies together, then bring home, judge and write each."""
@@ -126,7 +121,16 @@ class Screener:
         share = (time.perf_counter() - started) / max(1, len(good))
         judged = {r.case.case_id: pool.submit(self.finish, r, m, s, p, out, share) for r, m, s, p in found}
         for item in waiting:
-            yield judged[item.case.case_id].result() if item.prepared is not None else self.refuse(item, out)
+            if item.prepared is None:
+                yield self.refuse(item, out)
+                continue
+            try:
+                yield judged[item.case.case_id].result()
+            except StorageError:
+                raise
+            except Exception as error:  # likewise
+                item.reason = f"unexpected {type(error).__name__}: {error}"
+                yield self.refuse(item, out)
 
     def finish(
         self,
@@ -141,9 +145,7 @@ class Screener:
         started = time.perf_counter()
         if item.source is None or item.prepared is None:
             raise ValueError("only studies that passed the gate are finished")
-        folder = make_folder(out / item.case.case_id)
-        for left in folder.glob(".*.part"):  # of a run that was killed while it wrote
-            left.unlink()
+        folder = cleared(out / item.case.case_id)
         suffix = ".nii.gz" if item.source.array.ndim == 3 or item.source.unit == "mm" else ".tif"
         files = {"map": "map" + suffix, "overlay": "overlay.png"}
         write_image(at_home(maps, item.prepared, item.source), folder / files["map"])
@@ -178,12 +180,7 @@ class Screener:
             return {"verdict": Verdict.CANNOT_JUDGE, "reasons": ("the model is not calibrated: run `salus calibrate`",)}
         p_value, threshold = calibration.p_value(score), calibration.threshold
         if threshold is None:
-            needed = round(1 / calibration.false_alarms) - 1
-            reason = (
-                f"{len(calibration.scores)} healthy calibration cases cannot tell {calibration.false_alarms:.0%} of "
-                f"false alarms; {needed} are needed: run `salus calibrate` with more"
-            )
-            return {"verdict": Verdict.CANNOT_JUDGE, "p_value": p_value, "reasons": (reason,)}
+            return {"verdict": Verdict.CANNOT_JUDGE, "p_value": p_value, "reasons": (calibration.shortfall,)}
         verdict = Verdict.ABNORMAL if score > threshold else Verdict.NORMAL
         return {"verdict": verdict, "p_value": p_value, "threshold": threshold}
 
@@ -197,7 +194,7 @@ class Screener:
             reasons=(item.reason,),
             versions=versions(),
         )
-        write_result(make_folder(out / item.case.case_id), result)
+        write_result(cleared(out / item.case.case_id), result)
         return result
 
 
@@ -255,7 +252,7 @@ def screen(
 
 
 def studies(inputs: Sequence[Path]) -> Dataset:
-    """The cases to screen: a data set's test cases, else every image found.
+    """The cases to screen: a data set's test cases, else every image found; what `screen` wrote is passed over.
 
     Raises:
         LayoutError: an input does not exist or holds no image; two studies have one name.
@@ -264,13 +261,18 @@ def studies(inputs: Sequence[Path]) -> Dataset:
     for path in inputs:
         if path.is_dir():
             found = open_dataset("folder", path)
-            cases += found.only(split=Split.TEST) or found
+            results = {run.parent for run in path.rglob("run.json")}
+            chosen = found.only(split=Split.TEST) or found
+            cases += [case for case in chosen if results.isdisjoint(case.images[0].parents)]
         elif not path.is_file():
             raise LayoutError(f"{path} does not exist.")
         elif not path.name.lower().endswith(IMAGE_SUFFIXES):
             raise LayoutError(f"{path} is of no kind that can be read. Kinds: {', '.join(IMAGE_SUFFIXES)}.")
         else:
-            cases.append(Case(case_id=path.name.split(".")[0], patient_id=path.name, images=(path,)))
+            suffix = max((s for s in IMAGE_SUFFIXES if path.name.lower().endswith(s)), key=len)
+            cases.append(Case(case_id=path.name[: -len(suffix)], patient_id=path.name, images=(path,)))
+    if not cases:
+        raise LayoutError(f"{', '.join(map(str, inputs))}: nothing to screen but results of earlier screenings.")
     return Dataset("screening", [replace(case, split=Split.NONE) for case in cases])
 
 
@@ -298,6 +300,20 @@ def make_folder(path: Path) -> Path:
     except OSError as error:
         raise StorageError(f"{path} cannot be made: {error.strerror or error}.") from error
     return path
+
+
+def cleared(folder: Path) -> Path:
+    """A case's folder without what an earlier judgement left in it, `result.json` gone first.
+
+    Raises:
+        StorageError: it cannot be made.
+    """
+    make_folder(folder)
+    (folder / "result.json").unlink(missing_ok=True)
+    for pattern in ("map.*", "restored.*", "overlay.png", ".*.part"):
+        for left in folder.glob(pattern):
+            left.unlink()
+    return folder
 
 
 def ahead(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], window: int) -> Iterator[R]:

@@ -88,6 +88,7 @@ class Study:
             "settings": {"size": SIDE},
             "score": {"name": "squared"},
             "preparation": asdict(Preparation(size=SIDE, intensity="depth")),
+            "precision": "bf16",
             "calibration": {
                 "scores": [0.1, 0.2, THRESHOLD],
                 "false_alarms": 0.05,

@@ -2,18 +2,20 @@ import csv
 import json
 import shutil
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from salus.benchmark import evaluate
+from salus.benchmark.measures import Scored, share_flagged
 from salus.benchmark.pairing import bare, inside_box
 from salus.core import Image, Result, Verdict
 from salus.core.errors import LayoutError
 from salus.io import file_sha256, read_image, write_image
 from salus.io.results import write_result
-from salus.metrics import aupro, best_dice, dice, hit_ra2024, hit_rate, pixel_ap, pixel_auroc, ssim, wilson
+from salus.metrics import aupro, best_dice, dice, hit_ra2024, hit_rate, pixel_ap, pixel_auroc, resample, ssim, wilson
 from salus.preprocess import Preparation
 from tests.benchmark.conftest import DRAWS, MODEL, PIXEL_THRESHOLD, SIDE, Study
 
@@ -77,10 +79,36 @@ def test_findings_are_hit_as_the_metrics_say(evaluated, metrics):
     assert overall["hit_rate"]["ci95"][0] == pytest.approx(wilson(4, 4)[0], abs=1e-6)  # all hit: draws would say [1, 1]
 
 
-def test_shares_at_the_threshold_carry_wilsons_interval(metrics):
+def test_shares_at_the_threshold_carry_the_interval_of_the_draws(metrics):
     alarms, found = metrics["healthy"]["false_alarm_rate"], metrics["overall"]["sensitivity"]
-    assert (alarms["value"], alarms["n"], alarms["ci95"]) == (0.2, [1, 5], pytest.approx(wilson(1, 5), abs=1e-6))
-    assert (found["value"], found["n"], found["ci95"]) == (0.5, [2, 4], pytest.approx(wilson(2, 4), abs=1e-6))
+    assert (alarms["value"], alarms["n"]) == (0.2, [1, 5])
+    assert (found["value"], found["n"]) == (0.5, [2, 4])
+    # Quantiles of a binomial of five at 0.2, and of four at 0.5, in fifths and quarters.
+    assert alarms["ci95"] == pytest.approx([0, 0.6])
+    assert found["ci95"] == pytest.approx([0, 1])
+
+
+def test_a_share_of_many_cases_of_two_patients_is_as_uncertain_as_two_patients():
+    patients = ["a"] * 50 + ["b"] * 50
+    weights = resample(patients, np.ones(100, dtype=bool), replicates=DRAWS)
+    method = Scored(score=np.repeat([0.0, 1.0], 50), threshold=0.5, pixels={})
+    share = share_flagged(method, np.arange(100), weights)
+    assert share == {"value": 0.5, "ci95": [0, 1], "n": [50, 100]}  # Wilson of 100 cases: 0.40 to 0.60
+
+
+@pytest.mark.parametrize("flagged", [0, 4])
+def test_a_share_of_none_or_all_carries_wilsons_interval(flagged):
+    weights = resample(list("abcd"), np.ones(4, dtype=bool), replicates=DRAWS)
+    method = Scored(score=np.full(4, flagged), threshold=0.5, pixels={})
+    assert share_flagged(method, np.arange(4), weights)["ci95"] == pytest.approx(wilson(flagged, 4), abs=1e-6)
+
+
+def test_every_key_that_is_written_is_in_the_docs(metrics):
+    page = (Path(__file__).parents[2] / "docs/metrics.md").read_text()
+    measures = [*metrics["overall"].values(), *metrics["healthy"].values()]
+    keys = {*metrics, *metrics["counts"], *metrics["overall"], *metrics["healthy"], "case_id", "reason"}
+    keys |= {key for entry in measures if isinstance(entry, dict) for key in entry if key not in ("value", "oracle")}
+    assert [key for key in sorted(keys) if f"`{key}`" not in page] == []
 
 
 def test_fidelity_compares_the_prepared_source_with_the_restored(evaluated, metrics):

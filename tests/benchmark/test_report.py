@@ -10,7 +10,7 @@ from salus.benchmark import evaluate
 from salus.benchmark.report import cell, number, percent
 from salus.io.results import read_result
 
-VOID = {"meta", "img", "br", "link", "input", "hr"}
+VOID = {"meta", "img", "br", "link", "input", "hr", "source"}
 DATA_URI = re.compile(r"data:[\w/+]+;base64,[\w+/=]+")
 
 
@@ -61,7 +61,7 @@ def test_nothing_is_loaded_from_anywhere(text, page):
     assert "http" not in DATA_URI.sub("", text)
     for tag, attributes in page.attributes:
         assert tag not in ("script", "link", "iframe")
-        for key in ("src", "href"):
+        for key in ("src", "srcset", "href"):
             assert attributes.get(key, "#").startswith(("data:", "#"))
     for uri in DATA_URI.findall(text):
         if uri.startswith("data:image/svg"):
@@ -103,6 +103,24 @@ def test_method_and_floors_share_the_table(evaluated, page):
     for name in ("hand + made", "mean intensity", "PCA residual"):
         assert name in page.words
     assert cell(metrics["overall"]["pixel_ap"]) in page.words
+
+
+def test_the_settings_tell_the_precision_of_screening(page):
+    assert "precision bf16" in page.words
+
+
+def test_the_small_print_tells_whose_interval_it_is(page):
+    assert "draws of patients (Wilson where a share is 0 or 1)" in page.words
+
+
+def test_a_phone_gets_a_score_plot_of_its_own_width(page):
+    narrow = next(attributes for tag, attributes in page.attributes if tag == "source")
+    wide = next(attributes for tag, attributes in page.attributes if tag == "img")
+    widths = [
+        float(re.search(r'width="([\d.]+)pt"', base64.b64decode(uri.split(",")[1]).decode()).group(1))
+        for uri in (narrow["srcset"], wide["src"])
+    ]
+    assert widths[0] < 300 < 600 < widths[1]
 
 
 def test_worst_misses_are_cases_that_were_not_flagged(text):

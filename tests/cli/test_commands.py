@@ -152,6 +152,8 @@ def test_a_folder_without_a_single_readable_image_is_explained(salus, tmp_path):
         (["--set", "score.name=residuals"], "Did you mean 'residual'?"),
         (["--set", "recipee.batch=1"], "Did you mean 'recipe'?"),
         (["--set", "latent"], "key=value"),
+        (["--set", "prepare.size=48"], "--set size=48"),
+        (["--seed", "-1"], "a seed is 0 or more"),
         (["--preset", "quick"], "paper"),
         (["--device", "gpu"], "cuda"),
         (["--precision", "fp8"], "bf16"),
@@ -225,21 +227,120 @@ def test_what_is_finished_is_not_done_again(salus, model, studies, tmp_path):
     assert all(path.stat().st_mtime_ns == then for path, then in files.items())
 
 
-def test_a_new_threshold_judges_again(salus, disc_folder, studies, tmp_path):
+@pytest.fixture
+def healthy(tmp_path) -> Path:
+    folder = tmp_path / "healthy"
+    folder.mkdir()
+    for index, picture in enumerate(discs(24, seed=77)):
+        save(folder / f"{index:02}.png", np.round(picture[0] * 255).astype(np.uint8))
+    return folder
+
+
+def test_a_new_threshold_judges_again(salus, disc_folder, studies, healthy, tmp_path):
     model = tmp_path / "m"
-    salus("train", "ae", "--data", disc_folder, "--out", model, "--preset", "tiny", "--epochs", 1)
+    _, out, _ = salus("train", "ae", "--data", disc_folder, "--out", model, "--preset", "tiny", "--epochs", 1)
+    assert "Every study will be CANNOT_JUDGE: 6 healthy calibration patients" in out
     screening = ("screen", studies, "--model", model, "--out", tmp_path / "results")
     salus(*screening)
     few = [result for _, result in read_results(tmp_path / "results")]
-    assert all(
-        r.verdict == Verdict.CANNOT_JUDGE and "19 are needed" in r.reasons[0] for r in few
-    )  # 6 calibration cases
-    code, out, _ = salus("calibrate", model, "--data", disc_folder / "train", "--false-alarms", 0.1)
+    assert all(r.verdict == Verdict.CANNOT_JUDGE and "19 are needed" in r.reasons[0] for r in few)
+    code, out, _ = salus("calibrate", model, "--data", healthy, "--false-alarms", 0.1)
     assert code == 0
-    assert "60 healthy cases" in out
+    assert "10 % of 24 patients" in out
     salus(*screening)
     judged = [result for _, result in read_results(tmp_path / "results")]
     assert all(r.verdict != Verdict.CANNOT_JUDGE and r.model != few[0].model for r in judged)
+
+
+def test_calibration_takes_neither_what_was_learned_from_nor_what_is_tested_on(salus, model, disc_folder, tmp_path):
+    copy = shutil.copytree(model, tmp_path / "m")
+    assert "without calibration/good" in refused(salus, "calibrate", copy, "--data", disc_folder)
+    assert "The model learned from 54 of 60 images" in refused(
+        salus, "calibrate", copy, "--data", disc_folder / "train"
+    )
+
+
+def test_calibration_leaves_out_and_names_what_it_cannot_read(salus, model, healthy, tmp_path):
+    copy = shutil.copytree(model, tmp_path / "m")
+    (healthy / "bad.png").write_text("no picture")
+    code, out, _ = salus("calibrate", copy, "--data", healthy)
+    assert code == 3
+    assert "bad.png was left out" in out
+
+
+def test_slices_of_one_person_are_one_calibration_case(salus, model, healthy, tmp_path):
+    copy = shutil.copytree(model, tmp_path / "m")
+    rows = "".join(f"{file.name},one\n" for file in sorted(healthy.glob("*.png")))
+    (healthy / "metadata.csv").write_text(f"file,patient_id\n{rows}")
+    _, out, _ = salus("calibrate", copy, "--data", healthy, "--json")
+    assert json.loads(out)["patients"] == 1
+    assert json.loads(out)["threshold"] is None
+
+
+def test_a_training_does_not_go_on_with_other_images(salus, model, disc_folder, tmp_path):
+    other = shutil.copytree(disc_folder, tmp_path / "other")
+    flipped = np.asarray(Picture.open(other / "train" / "good" / "000.png"))[:, ::-1]
+    save(other / "train" / "good" / "000.png", np.ascontiguousarray(flipped))
+    again = ("train", "ae", "--data", other, "--out", model, "--preset", "tiny", "--epochs", 4, "--resume")
+    assert "another manifest_sha256" in refused(salus, *again)
+
+
+def test_images_of_another_kind_are_left_out_of_training(salus, disc_folder, tmp_path):
+    data = shutil.copytree(disc_folder, tmp_path / "data")
+    save(data / "train" / "good" / "zz.nii.gz", np.random.default_rng(0).random((32, 32)).astype(np.float32))
+    code, out, _ = salus("train", "ae", "--data", data, "--out", tmp_path / "m", "--preset", "tiny", "--epochs", 1)
+    assert code == 3
+    assert "zz.nii.gz was left out" in out
+    assert "expected, as in training, a bare picture" in out
+
+
+def test_sixteen_bits_are_not_judged_by_a_model_of_eight(salus, model, studies, tmp_path):
+    values = np.asarray(Picture.open(studies / "study0.png")).astype(np.uint16) * 16
+    save(studies / "twelve.png", values)
+    code, out, _ = salus("screen", studies, "--model", model, "--out", tmp_path / "results")
+    assert code == 3
+    assert "16 bits a value; expected, as in training, 8 bits" in out
+
+
+def test_results_name_no_place_of_this_machine(salus, model, studies, tmp_path):
+    (studies / "JANE.png").write_text("no picture")
+    salus("screen", studies.resolve(), "--model", model, "--out", tmp_path / "results")
+    for file in (tmp_path / "results").rglob("*.*"):
+        if file.suffix in (".json", ".csv"):
+            assert str(tmp_path) not in file.read_text(), file
+
+
+def test_screening_does_not_eat_its_own_results(salus, model, studies):
+    for _ in range(2):
+        code, out, _ = salus("screen", studies, "--model", model, "--out", studies / "results", "--json")
+        assert code == 0
+        assert sum(json.loads(out)["counts"].values()) == 6
+
+
+def test_names_with_dots_stay_apart(salus, model, studies, tmp_path):
+    files = [(studies / f"study{i}.png").rename(studies / f"scan.{i}.png") for i in range(2)]
+    assert salus("screen", *files, "--model", model, "--out", tmp_path / "results")[0] == 0
+    assert {result.case_id for _, result in read_results(tmp_path / "results")} == {"scan.0", "scan.1"}
+
+
+def test_a_study_that_breaks_later_leaves_no_old_map_behind(salus, model, studies, tmp_path):
+    command = ("screen", studies, "--model", model, "--out", tmp_path / "results")
+    salus(*command)
+    assert (tmp_path / "results" / "study0" / "map.tif").is_file()
+    (studies / "study0.png").write_text("no picture")
+    assert salus(*command)[0] == 3
+    assert sorted(file.name for file in (tmp_path / "results" / "study0").iterdir()) == ["result.json"]
+
+
+def test_a_missing_mask_stops_neither_training_nor_screening(salus, model, disc_folder, tmp_path):
+    data = shutil.copytree(disc_folder, tmp_path / "data")
+    (data / "ground_truth" / "hole").mkdir(parents=True)
+    for index in range(7):
+        save(data / "ground_truth" / "hole" / f"{index:03}_mask.png", np.eye(32, dtype=np.uint8) * 255)
+    assert salus("screen", data, "--model", model, "--out", tmp_path / "results")[0] == 0
+    code, out, _ = salus("evaluate", tmp_path / "results", "--data", data, "--out", tmp_path / "report")
+    assert code == 3
+    assert "test/hole/007: 'hole' has no mask" in out
 
 
 @pytest.fixture

@@ -45,7 +45,8 @@ def test_what_does_not_fit_is_refused(wrong):
     ],
 )
 def test_auto_is_decided_by_the_first_image(first, decided):
-    assert Preparation().resolve(first) == Preparation(intensity=decided)
+    depth = first.depth if decided == "depth" else 0
+    assert Preparation().resolve(first) == Preparation(intensity=decided, unit=first.unit, depth=depth)
     assert Preparation(intensity="minmax").resolve(first).intensity == "minmax"
 
 

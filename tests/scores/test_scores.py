@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -5,6 +7,7 @@ from scipy.ndimage import gaussian_filter
 from skimage.exposure import equalize_adapthist
 
 from salus.core.errors import ConfigError
+from salus.detectors import build
 from salus.scores import SCORES, build_score
 from salus.scores.residual import gaussian
 
@@ -101,9 +104,31 @@ def test_half_precision_changes_a_map_little():
     [
         ({"name": "equation6"}, "Did you mean 'equation5'"),
         ({"name": "residual", "sigma": 1}, "no setting 'sigma'"),
-        ({"name": "residual", "image": "median"}, "top5"),
+        ({"name": ["residual"]}, "There is no score"),
+        ({"name": "smoothed", "sigma": "abc"}, r"^score\.sigma: .*valid number.*, got 'abc'\.$"),
+        ({"name": "smoothed", "sigma": -3}, r"^score\.sigma: .*greater than or equal to 0, got -3\.$"),
+        ({"name": "smoothed", "sigma": float("inf")}, r"^score\.sigma: .*finite number, got inf\.$"),
+        ({"name": "equation5", "reading": "foo"}, r"^score\.reading: .*'code' or 'paper', got 'foo'\.$"),
+        ({"name": "equation5", "trunk": "resnet"}, r"^score\.trunk: .*'alexnet'.*, got 'resnet'\.$"),
+        ({"name": "equation5", "calibration": "x"}, r"^score\.calibration: .*'lin' or 'none', got 'x'\.$"),
+        ({"name": "equation5", "enlarge": 0}, r"^score\.enlarge: .*greater than 0, got 0\.$"),
     ],
 )
 def test_a_wrong_score_is_named(call, said):
     with pytest.raises(ConfigError, match=said):
         build_score(**call)
+
+
+@pytest.mark.parametrize("name", sorted(SCORES))
+@pytest.mark.parametrize("image", ["median", [1]])
+def test_every_score_refuses_an_image_score_that_does_not_exist(name, image):
+    with pytest.raises(ConfigError, match=rf"^score\.image: .*'top5'.*, got {re.escape(repr(image))}\.$"):
+        build_score(name, image=image)
+
+
+def test_a_detector_that_restores_nothing_takes_no_score():
+    for taken in ({}, {"name": "residual"}):
+        assert not hasattr(build("mean-intensity", {}, taken), "score")
+    for refused in ({"name": "smoothed"}, {"name": "residual", "image": "top5"}, {"sigma": 1}):
+        with pytest.raises(ConfigError, match=r"^mean-intensity restores nothing, so it takes no score\.$"):
+            build("mean-intensity", {}, refused)

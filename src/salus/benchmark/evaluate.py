@@ -137,18 +137,18 @@ def entries(
         empty = dict.fromkeys(floors)
         return {"overall": None, "findings": {}, "healthy": None, "floors": empty}
     whole, *parts = groups(paired.judged, seed)
-    normal = whole.members[~whole.abnormal]
+    normal, draws = whole.members[~whole.abnormal], whole.weights[:, ~whole.abnormal]
     patients = [paired.judged[index].case.patient_id for index in normal]
     return {
         **grouped(ours, whole, parts),
         "healthy": {
             "n": len(normal),
             **{name: mean_of(fidelity[name][normal], patients, seed) for name in ("ssim", "lpips", "mae")},
-            "false_alarm_rate": share_flagged(ours, normal),
+            "false_alarm_rate": share_flagged(ours, normal, draws),
         },
         "floors": {
             name: floor
-            and {**grouped(floor, whole, parts), "healthy": {"false_alarm_rate": share_flagged(floor, normal)}}
+            and {**grouped(floor, whole, parts), "healthy": {"false_alarm_rate": share_flagged(floor, normal, draws)}}
             for name, floor in floors.items()
         },
     }

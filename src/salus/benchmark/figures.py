@@ -37,15 +37,17 @@ COLOURS = "magma"
 STRIP = 0.30  # inches a row of the score plot
 
 
-def score_figure(rows: Sequence[tuple[str, Floats]], threshold: float | None, *, healthy: bool) -> str:
+def score_figure(
+    rows: Sequence[tuple[str, Floats]], threshold: float | None, *, healthy: bool, width: float = 8.6
+) -> str:
     """Every case's score as a dot, one row a group, medians as ticks and the threshold as a line.
 
-    With `healthy` the first row holds the healthy cases.
+    With `healthy` the first row holds the healthy cases. The width is in inches.
     """
     everything = np.concatenate([score for _, score in rows])
     rng = np.random.default_rng(0)
     with rc_context(STYLE):
-        figure = Figure(figsize=(8.6, 0.75 + STRIP * len(rows)), layout="constrained")
+        figure = Figure(figsize=(width, 0.75 + STRIP * len(rows)), layout="constrained")
         axes = figure.subplots()
         for row, (name, score) in enumerate(rows):
             colour = HEALTHY if healthy and row == 0 else ABNORMAL

@@ -74,7 +74,7 @@ def floor_models(dataset: Dataset, preparation: Preparation) -> tuple[dict[str, 
     calibration = parts.only(split=Split.CALIBRATION, label=Label.NORMAL)
     try:
         return {
-            name: one and replace(one, calibration=calibration_of(one, calibration)) for name, one in models.items()
+            name: one and replace(one, calibration=calibration_of(one, calibration)[0]) for name, one in models.items()
         }, ()
     except LayoutError:
         return models, (f"The floors have no threshold: none of {len(calibration)} calibration images can be used.",)

@@ -142,7 +142,7 @@ def measured(method: Scored, group: Group) -> dict[str, Any]:
         **ranking(method.score[group.members], group),
         **pixelwise(pixels, group),
         **by_finding(pixels, group),
-        "sensitivity": share_flagged(method, group.members[ill]),
+        "sensitivity": share_flagged(method, group.members[ill], group.weights[:, ill]),
     }
 
 
@@ -232,17 +232,13 @@ def by_finding(pixels: Sequence[tuple[int, CasePixels]], group: Group) -> dict[s
     }
 
 
-def share_flagged(method: Scored, members: NDArray[np.intp]) -> Entry:
-    """Share of the cases above the calibrated threshold, Wilson's interval."""
+def share_flagged(method: Scored, members: NDArray[np.intp], weights: NDArray[np.int32]) -> Entry:
+    """Share of the cases above the calibrated threshold; `weights` are (replicates, k) draws of their patients."""
     if method.threshold is None or not len(members):
         return None
-    flagged = int((method.score[members] > method.threshold).sum())
-    lower, upper = wilson(flagged, len(members))
-    return {
-        "value": rounded(flagged / len(members)),
-        "ci95": [rounded(lower), rounded(upper)],
-        "n": [flagged, len(members)],
-    }
+    flagged = (method.score[members] > method.threshold).astype(np.float64)
+    share = entry(float(flagged.mean()), weighted_mean(flagged, weights), all_or_none=len(members))
+    return share and {**share, "n": [int(flagged.sum()), len(members)]}
 
 
 def mean_of(values: Floats, patients: Sequence[str], seed: int) -> Entry:

@@ -182,7 +182,10 @@ def plots(evaluation: "Evaluation") -> dict[str, str]:
     unnamed = np.array([one.abnormal and not one.case.findings for one in judged])
     if unnamed.any():
         rows.append(("abnormal", score[unnamed]))
-    made = {"scores": figures.score_figure(rows, evaluation.ours.threshold, healthy=not ill.all())}
+    made = {
+        name: figures.score_figure(rows, evaluation.ours.threshold, healthy=not ill.all(), width=width)
+        for name, width in (("scores", 8.6), ("scores_narrow", 3.9))
+    }
     if 0 < ill.sum() < len(ill):
         ours = (evaluation.metrics["method"], score)
         floors = [(FLOORS[name], floor.score) for name, floor in evaluation.floors.items() if floor is not None]
@@ -299,9 +302,7 @@ def settings(run: Row) -> list[tuple[str, str]]:
     card, calibration = run["card"], run["calibration"] or {}
     plan = card.get("plan", {})
     counts = ", ".join(f"{count} {part}" for part, count in card.get("counts", {}).items())
-    calibrated = (
-        f"{len(calibration['scores'])} healthy cases of {calibration['patients']} patients" if calibration else ""
-    )
+    calibrated = f"{len(calibration['scores'])} healthy patients" if calibration else ""
     rows = [
         ("detector", run.get("detector", "")),
         ("preset", plan.get("preset", "")),
@@ -314,7 +315,7 @@ def settings(run: Row) -> list[tuple[str, str]]:
         ("manifest SHA-256", card.get("manifest_sha256", "")),
         ("training seed", str(plan.get("seed", ""))),
         ("epochs", str(card.get("run", {}).get("epoch", ""))),
-        ("precision", str(card.get("precision", ""))),
+        ("precision", run.get("precision", "")),
         ("parameters", f"{card['parameters']:,}" if "parameters" in card else ""),
         ("calibration", calibrated),
         ("versions at screening", told(run.get("versions", {}))),

@@ -36,5 +36,7 @@ def main() -> None:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("Interrupted. What is finished is kept; the same command goes on.", file=sys.stderr)
+        print(
+            "Interrupted. What is finished is kept; the same command goes on (`train` with --resume).", file=sys.stderr
+        )
         sys.exit(130)

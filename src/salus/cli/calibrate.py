@@ -22,9 +22,12 @@ def calibrate(
     """
     from salus.model import calibrate as run
 
-    done = run(model, data, dataset=dataset, false_alarms=false_alarms, device=device).calibration
-    if done is None:
-        raise ValueError("calibrate returned an uncalibrated model")
-    about = {"cases": len(done.scores), "patients": done.patients, "false_alarms": done.false_alarms}
-    text = f"{model}: flags above {done.threshold} ({done.false_alarms:.1%} of {len(done.scores)} healthy cases)"
-    say({**about, "threshold": done.threshold}, as_json, text)
+    done, left_out = run(model, data, dataset=dataset, false_alarms=false_alarms, device=device)
+    about = {"patients": len(done.scores), "false_alarms": done.false_alarms, "threshold": done.threshold}
+    lines = [f"{name} was left out: {reason}" for name, reason in left_out]
+    lines.append(
+        done.shortfall
+        or f"{model}: flags above {done.threshold:.4g}, {100 * done.false_alarms:.3g} % of {len(done.scores)} patients"
+    )
+    say({**about, "left_out": left_out}, as_json, "\n".join(lines))
+    raise typer.Exit(3 if left_out else 0)

@@ -5,13 +5,14 @@ from typing import Annotated
 
 import typer
 
-from salus.cli.common import bar
+from salus.cli.common import bar, say
 
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("salus-demo"),
     preset: Annotated[str, typer.Option(help="fast (minutes) or tiny (seconds, learns next to nothing).")] = "fast",
     detector: Annotated[str, typer.Option(help="A name from `salus methods`.")] = "ra",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Generate heads, train on the healthy ones, screen new ones, write a report. No download, no account.
 
@@ -33,4 +34,4 @@ def demo(
             progress.update(task, description=what, total=None, note="")
 
         report = run(out, preset=preset, detector=detector, on_step=step, on_epoch=epoch)
-    print(report)
+    say({"report": report}, as_json, str(report))

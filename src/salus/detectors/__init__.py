@@ -40,10 +40,10 @@ def build(name: str, settings: Mapping[str, Any], score: Mapping[str, Any]) -> D
     Args:
         name: key of `DETECTORS`.
         settings: values for its `Config`; what is left out has the default.
-        score: `name` and settings of the score; ignored by methods that restore nothing.
+        score: `name` and settings of the score; empty for methods that restore nothing.
 
     Raises:
-        ConfigError: no such detector, setting or value; the message names it.
+        ConfigError: no such detector, setting or value, or a score where none is taken; the message names it.
     """
     kind = detector_class(name)
     known = [field.name for field in dataclasses.fields(kind.Config)]
@@ -58,4 +58,7 @@ def build(name: str, settings: Mapping[str, Any], score: Mapping[str, Any]) -> D
         raise ConfigError(f"{name}: {place or 'settings'}: {first['msg']}, got {first['input']!r}.") from None
     if issubclass(kind, Restorer):
         return kind(config, build_score(**score))  # type: ignore[call-arg]
+    # The plain residual changes no number, and who builds any detector alike (salus.benchmark.floors) may pass it.
+    if score and dict(score) != {"name": "residual"}:
+        raise ConfigError(f"{name} restores nothing, so it takes no score.")
     return kind(config)

@@ -15,6 +15,7 @@ from salus.preprocess.intensity import by_depth, min_max, percentile, z_score
 SMALLEST_SIDE = 8  # pixels
 LARGEST_RATIO = 8.0  # of the sides' lengths
 MOST_VOXELS = 2**31
+KINDS = {"mm": "a scan with a place in the patient (mm)", "px": "a bare picture (px)"}
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -32,6 +33,8 @@ class Preparation:
     upper: Annotated[float, Field(ge=0, le=100)] = 99.5  # percentile that becomes 1
     plane: Plane = "axial"
     slices: Literal["mid", "all"] = "mid"
+    unit: Literal["any", "px", "mm"] = "any"  # only such images are accepted; decided by the first training image
+    depth: Annotated[int, Field(ge=0)] = 0  # stored bits that are accepted where they scale the values; 0: any
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -40,10 +43,16 @@ class Preparation:
         return self
 
     def resolve(self, first: Image) -> "Preparation":
-        """The same recipe with 'auto' decided by the first training image; a model stores only a resolved one."""
-        if self.intensity != "auto":
-            return self
-        return replace(self, intensity="depth" if first.unit == "px" and first.depth == 8 else "percentile")
+        """The same recipe with what is open decided by the first training image; a model stores only a resolved one."""
+        intensity = self.intensity
+        if intensity == "auto":
+            intensity = "depth" if first.unit == "px" and first.depth == 8 else "percentile"
+        return replace(
+            self,
+            intensity=intensity,
+            unit=first.unit if self.unit == "any" else self.unit,
+            depth=first.depth if intensity == "depth" and not self.depth else self.depth,
+        )
 
     def __call__(self, image: Image) -> Image:
         """`image` in [0, 1] on the network's grid, still knowing where it is.
@@ -67,8 +76,8 @@ class Preparation:
         """The gate: refuse what cannot be judged, before anything is computed from it.
 
         Raises:
-            ImageError: more than 2**31 voxels; a side of the slices to be seen below 8 px, or eight times as long as
-                the other; NaN or infinite values; a constant image.
+            ImageError: another kind of image than in training; more than 2**31 voxels; a side of the slices to be seen
+                below 8 px, or eight times as long as the other; NaN or infinite values; a constant image.
         """
         name = f"{image.origin.files[0]}: " if image.origin.files else ""
         if image.array.size > MOST_VOXELS:
@@ -89,6 +98,11 @@ class Preparation:
             raise ImageError(f"{name}{bad:,} of {image.array.size:,} voxels are NaN or infinite.")
         if (low := image.array.min()) == image.array.max():
             raise ImageError(f"{name}every voxel is {low:g}: the image is constant, there is nothing to judge.")
+        if self.unit not in ("any", image.unit):
+            raise ImageError(f"{name}{KINDS[image.unit]}; expected, as in training, {KINDS[self.unit]}.")
+        if self.depth not in (0, image.depth):
+            stored = f"{image.depth} bits" if image.depth else "floating point"
+            raise ImageError(f"{name}{stored} a value; expected, as in training, {self.depth} bits.")
 
     def _scaled(self, image: Image) -> Image:
         match self.resolve(image).intensity:

@@ -5,14 +5,14 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from salus.core.errors import ConfigError
-
 Reduction = Literal["mean", "top5", "top1", "max"]
 SHARES = {"mean": 1.0, "top5": 0.05, "top1": 0.01, "max": 0.0}
 
 
 class Score(nn.Module, ABC):
     """(image, restored) -> map -> one number an image. Frozen; rebuilt from its settings, never saved with a model.
+
+    A score checks its settings itself: `pydantic.validate_call` on its constructor, whose annotations name them.
 
     Args:
         name: how tables call it, with everything that changes the numbers in it.
@@ -22,8 +22,6 @@ class Score(nn.Module, ABC):
 
     def __init__(self, name: str, image: Reduction) -> None:
         super().__init__()
-        if image not in SHARES:
-            raise ConfigError(f"score.image is one of {', '.join(SHARES)}, not '{image}'.")
         self.image = image
         self.name = name if image == "mean" else f"{name}-{image}"
 

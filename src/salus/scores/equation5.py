@@ -4,6 +4,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import PositiveInt, validate_call
 from torch import Tensor
 
 from salus.scores.base import Reduction, Score
@@ -24,13 +25,14 @@ class Equation5(Score):
         enlarge: factor by which the pictures are enlarged (bilinear) before LPIPS; its maps are coarse at 64 pixels.
     """
 
+    @validate_call
     def __init__(
         self,
         *,
         reading: Literal["code", "paper"] = "code",
         trunk: Literal["alexnet", "vgg16", "squeezenet"] = "alexnet",
         calibration: Literal["lin", "none"] = "lin",
-        enlarge: int = 1,
+        enlarge: PositiveInt = 1,
         image: Reduction = "mean",
     ) -> None:
         enlarged = f"-x{enlarge}" if enlarge > 1 else ""

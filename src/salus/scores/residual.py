@@ -1,9 +1,11 @@
 """Residuals: how far each pixel is from its restoration."""
 
 import math
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, validate_call
 from torch import Tensor
 
 from salus.scores.base import Reduction, Score
@@ -12,6 +14,7 @@ from salus.scores.base import Reduction, Score
 class Residual(Score):
     """|x - restored|."""
 
+    @validate_call
     def __init__(self, *, image: Reduction = "mean") -> None:
         super().__init__("residual", image)
 
@@ -22,6 +25,7 @@ class Residual(Score):
 class Squared(Score):
     """(x - restored)^2 on [0, 1]; a quarter of the values Cai et al. print, who work on [-1, 1]."""
 
+    @validate_call
     def __init__(self, *, image: Reduction = "mean") -> None:
         super().__init__("squared", image)
 
@@ -36,10 +40,14 @@ class Smoothed(Score):
     that is brighter or darker as a whole stays. Ours; how it was chosen: docs/fast-preset.md.
 
     Args:
-        sigma: of the Gaussian, pixels of the network's grid.
+        sigma: of the Gaussian, pixels of the network's grid; 0 smooths nothing.
+        image: see `Score`.
     """
 
-    def __init__(self, *, sigma: float = 1.0, image: Reduction = "mean") -> None:
+    @validate_call
+    def __init__(
+        self, *, sigma: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0, image: Reduction = "mean"
+    ) -> None:
         super().__init__(f"smoothed-{sigma:g}", image)
         self.sigma = sigma
 

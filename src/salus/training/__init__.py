@@ -14,28 +14,31 @@ import numpy as np
 import torch
 
 from salus.core import Dataset, Image, Label, Split
-from salus.core.errors import ImageError, LayoutError, StorageError
+from salus.core.errors import ConfigError, ImageError, LayoutError, StorageError
 from salus.datasets import open_dataset
 from salus.datasets.protocol import split
 from salus.detectors import Detector, build
 from salus.io import read_image
 from salus.io.files import file_sha256, write_whole
-from salus.model import Model, calibration_of
+from salus.model import Model, Precision, calibration_of
 from salus.preprocess.cache import PreparedCache
 from salus.preprocess.preparation import Preparation
 from salus.training.loop import Images, Run, Stepper, fit, half_precision, make_fabric
 from salus.training.plan import Plan, refuse_another, resolved
+
+HEALTHY = (Split.TRAIN, Split.VALIDATION, Split.CALIBRATION)
 
 __all__ = ["Plan", "Run", "Stepper", "Trained", "fit", "make_fabric", "train"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What `train` did: the model's folder, the run, and (file, reason) of images that could not be used."""
+    """What `train` did: the model's folder, the run, (file, reason) of images that could not be used, a warning."""
 
     folder: Path
     run: Run
     left_out: tuple[tuple[str, str], ...] = ()
+    warning: str = ""
 
 
 def train(
@@ -69,20 +72,26 @@ def train(
         detector, preset, {**(settings or {}), **({} if epochs is None else {"recipe.epochs": epochs})}, seed
     )
     progress = out / "progress"
-    if (out / "model.json").is_file() or progress.is_dir():
-        refuse_another(out, plan, resume)
-        if (out / "model.json").is_file():
-            return Trained(folder=out, run=Run(**Model.load(out).card["run"]))
+    begun = (out / "model.json").is_file() or progress.is_dir()
+    if begun and not resume:
+        raise ConfigError(f"{out} holds a training already. Add --resume to go on with it, or choose another --out.")
     cases = split(open_dataset(dataset, data))
-    healthy = {part: cases.only(split=part, label=Label.NORMAL) for part in (Split.TRAIN, Split.VALIDATION)}
-    first = first_image(healthy[Split.TRAIN])
-    preparation = Preparation(**plan.preparation).resolve(first)
-    rows, left_out = prepared(healthy, preparation)
     torch.manual_seed(seed)
     net = build(plan.detector, plan.settings, plan.score)
     if precision == "auto" and not net.parts():
         precision = "fp32"  # what is not learned by descent gains nothing from less
     fabric = make_fabric(device, precision)
+    used: Precision = "bf16" if half_precision(fabric) else "fp32"
+    plan = replace(plan, dataset=dataset, manifest_sha256=manifest(cases), precision=used)
+    if begun:
+        refuse_another(out, plan)
+    if (out / "model.json").is_file():
+        card = Model.load(out).card
+        return Trained(folder=out, run=Run(**card["run"]), left_out=tuple((n, why) for n, why in card["left_out"]))
+    healthy = {part: cases.only(split=part, label=Label.NORMAL) for part in HEALTHY}
+    first = first_image(healthy[Split.TRAIN])
+    preparation = Preparation(**plan.preparation).resolve(first)
+    rows, left_out = prepared(healthy, preparation)
     make_progress(progress, plan)
     run = fit(net, plan.recipe, rows[Split.TRAIN], rows[Split.VALIDATION], progress, seed, fabric, on_epoch)
     if fabric.global_rank == 0:
@@ -92,14 +101,15 @@ def train(
             score=plan.score,
             detector=net,
             preparation=preparation,
-            precision="bf16" if half_precision(fabric) else "fp32",
+            precision=used,
         )
-        calibration = calibration_of(model, cases.only(split=Split.CALIBRATION, label=Label.NORMAL))
+        calibration, _ = calibration_of(model, healthy[Split.CALIBRATION])
         write_rows(out / "train.csv", run.rows)
         loss_figure(out / "loss.png", run)
-        card = card_of(plan, cases, first, net, run, left_out)
+        card = card_of(plan, healthy, first, net, run, left_out)
         replace(model, calibration=calibration, card=card).save(out)
         shutil.rmtree(progress)
+        return Trained(folder=out, run=run, left_out=left_out, warning=calibration.shortfall)
     return Trained(folder=out, run=run, left_out=left_out)
 
 
@@ -114,7 +124,7 @@ def prepared(
     rows, left_out = {}, []
     for part, cases in healthy.items():
         found = PreparedCache().prepare([case.images[0] for case in cases], preparation, read_image)
-        left_out += [(path.name, reason) for path, reason in found.failures]
+        left_out += [(path.name, reason.replace(str(path), path.name)) for path, reason in found.failures]
         if not len(found.rows):
             raise LayoutError(f"{cases.name}: no {part} image can be used. {left_out[-1][1]}")
         rows[part] = found.rows
@@ -122,14 +132,20 @@ def prepared(
 
 
 def card_of(
-    plan: Plan, cases: Dataset, first: Image, net: Detector, run: Run, left_out: tuple[tuple[str, str], ...]
+    plan: Plan,
+    healthy: Mapping[Split, Dataset],
+    first: Image,
+    net: Detector,
+    run: Run,
+    left_out: tuple[tuple[str, str], ...],
 ) -> dict[str, Any]:
-    """What people and audits want to know of a model."""
-    parts = (Split.TRAIN, Split.VALIDATION, Split.CALIBRATION)
+    """What people and audits want to know of a model. It names no file but those left out."""
+    learned_from = [case for part in (Split.TRAIN, Split.VALIDATION) for case in healthy[part]]
     return {
-        "dataset": cases.name,
-        "counts": {part: len(cases.only(split=part, label=Label.NORMAL)) for part in parts},
-        "manifest_sha256": manifest(cases),
+        "dataset": plan.dataset,
+        "counts": {part: len(cases) for part, cases in healthy.items()},
+        "manifest_sha256": plan.manifest_sha256,
+        "learned_from": sorted(file_sha256(case.images)[:16] for case in learned_from),
         "left_out": left_out,
         "unit": first.unit,
         "modality": first.modality,
@@ -145,6 +161,8 @@ def make_progress(progress: Path, plan: Plan) -> None:
         progress.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"{progress} cannot be made: {error.strerror or error}.") from error
+    for left in progress.glob(".*.part"):  # of a run that was killed while it wrote
+        left.unlink()
     write_whole(progress / "plan.json", json.dumps(asdict(plan), indent=1).encode())
 
 

@@ -27,6 +27,9 @@ class Plan:
     recipe: Recipe
     preparation: dict[str, Any]
     seed: int
+    dataset: str = ""
+    manifest_sha256: str = ""  # of every healthy case, its part and its file
+    precision: str = ""
 
 
 def resolved(detector: str, preset: str, settings: Mapping[str, Any], seed: int) -> Plan:
@@ -46,6 +49,10 @@ def resolved(detector: str, preset: str, settings: Mapping[str, Any], seed: int)
         if group not in grouped:
             raise ConfigError(f"There is no group of settings '{group}' ({path}).{did_you_mean(group, grouped)}")
         grouped[group][key] = settings[path]
+    if "size" in grouped["prepare"]:
+        raise ConfigError(f"prepare.size is {detector}'s own setting 'size': --set size={grouped['prepare']['size']}.")
+    if seed < 0:
+        raise ConfigError(f"a seed is 0 or more, got {seed}.")
     score = dict(chosen.score)
     if grouped["score"].get("name", score.get("name")) != score.get("name"):
         score = {}  # another score does not share the preset's settings
@@ -76,14 +83,12 @@ def checked(kind: type[T], group: str, values: Mapping[str, Any]) -> T:
         ) from None
 
 
-def refuse_another(out: Path, plan: Plan, resume: bool) -> None:
+def refuse_another(out: Path, plan: Plan) -> None:
     """Whether what lies in `out` may be gone on with.
 
     Raises:
-        ConfigError: resuming was not asked for, or what is there was trained otherwise.
+        ConfigError: what is there was trained otherwise or on other images.
     """
-    if not resume:
-        raise ConfigError(f"{out} holds a training already. Add --resume to go on with it, or choose another --out.")
     finished = out / "model.json"
     there = (
         Model.load(out).card["plan"] if finished.is_file() else json.loads((out / "progress" / "plan.json").read_text())
@@ -91,5 +96,5 @@ def refuse_another(out: Path, plan: Plan, resume: bool) -> None:
     mine = json.loads(json.dumps(asdict(plan)))
     if different := sorted(key for key in mine if there.get(key) != mine[key]):
         raise ConfigError(
-            f"{out} was begun with another {', '.join(different)}. Use the same settings or another --out."
+            f"{out} was begun with another {', '.join(different)}. Use the same data and settings or another --out."
         )
