@@ -45,6 +45,11 @@ def test_links_and_pictures_inside_the_repository_exist(page):
             assert (page.parent / target).exists(), target
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_placeholder_is_left(page):
+    assert not re.search(r"\b(TABLE|TABLE_NOTE|DEMO|MEMORY|COMMIT|TBD)\b", page.read_text())
+
+
 def test_the_readme_names_every_command():
     readme = (ROOT / "README.md").read_text()
     for command in ("demo", "train", "screen", "evaluate", "calibrate", "methods", "datasets", "weights"):

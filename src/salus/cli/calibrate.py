@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from salus.cli.common import say
+from salus.cli.common import bar, say
 
 
 def calibrate(
@@ -22,7 +22,8 @@ def calibrate(
     """
     from salus.model import calibrate as run
 
-    done, left_out = run(model, data, dataset=dataset, false_alarms=false_alarms, device=device)
+    with bar("calibrating"):
+        done, left_out = run(model, data, dataset=dataset, false_alarms=false_alarms, device=device)
     about = {"patients": len(done.scores), "false_alarms": done.false_alarms, "threshold": done.threshold}
     lines = [f"{name} was left out: {reason}" for name, reason in left_out]
     lines.append(

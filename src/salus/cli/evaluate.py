@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from salus.cli.common import say
+from salus.cli.common import bar, say
 
 
 def evaluate(
@@ -24,7 +24,8 @@ def evaluate(
 
     from salus.benchmark import evaluate as run
 
-    report = run(results, data, out, dataset=dataset, seed=seed)
+    with bar("measuring"):
+        report = run(results, data, out, dataset=dataset, seed=seed)
     metrics = json.loads((out / "metrics.json").read_bytes())
     problems = metrics["problems"]
     auroc = metrics["overall"] and metrics["overall"]["auroc"]

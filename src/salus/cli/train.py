@@ -29,7 +29,10 @@ def train(
     from salus import training
 
     chosen = settings(set_ or [])
-    with bar("epochs") as (progress, task):
+    with bar("training") as (progress, task):
+
+        def prepared(images: int, total: int) -> None:
+            progress.update(task, total=total, completed=images, note="images prepared")
 
         def shown(run: training.Run, total: int) -> None:
             logged = " ".join(f"{k} {v:.4g}" for k, v in run.rows[-1].items() if k not in ("epoch", "seconds"))
@@ -37,7 +40,7 @@ def train(
 
         done = training.train(
             detector, data, out, dataset=dataset, preset=preset, settings=chosen, epochs=epochs, seed=seed,
-            device=device, precision=precision, resume=resume, on_epoch=shown,
+            device=device, precision=precision, resume=resume, on_image=prepared, on_epoch=shown,
         )  # fmt: skip
     answer: dict[str, object] = {
         "model": done.folder,

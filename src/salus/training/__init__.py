@@ -54,6 +54,7 @@ def train(
     device: str = "auto",
     precision: str = "auto",
     resume: bool = False,
+    on_image: Callable[[int, int], None] = lambda done, total: None,
     on_epoch: Callable[[Run, int], None] = lambda run, epochs: None,
 ) -> Trained:
     """Train on the healthy images of a data set, calibrate, and write a model folder; the command of the same name.
@@ -63,6 +64,7 @@ def train(
         settings: the detector's own by name; `recipe.*`, `score.*` and `prepare.*` for the rest.
         epochs: in place of the preset's.
         resume: go on where an interrupted training in `out` stopped; start one if there is none.
+        on_image: called with images prepared and images in all, for each part of the data.
         on_epoch: called after each epoch with the run and the number of epochs.
 
     Raises:
@@ -91,7 +93,7 @@ def train(
     healthy = {part: cases.only(split=part, label=Label.NORMAL) for part in HEALTHY}
     first = first_image(healthy[Split.TRAIN])
     preparation = Preparation(**plan.preparation).resolve(first)
-    rows, left_out = prepared(healthy, preparation)
+    rows, left_out = prepared(healthy, preparation, on_image)
     make_progress(progress, plan)
     run = fit(net, plan.recipe, rows[Split.TRAIN], rows[Split.VALIDATION], progress, seed, fabric, on_epoch)
     if fabric.global_rank == 0:
@@ -114,7 +116,7 @@ def train(
 
 
 def prepared(
-    healthy: Mapping[Split, Dataset], preparation: Preparation
+    healthy: Mapping[Split, Dataset], preparation: Preparation, on_image: Callable[[int, int], None]
 ) -> tuple[dict[Split, Images], tuple[tuple[str, str], ...]]:
     """Prepared slices of each part, and (file, reason) of images that could not be used.
 
@@ -123,7 +125,7 @@ def prepared(
     """
     rows, left_out = {}, []
     for part, cases in healthy.items():
-        found = PreparedCache().prepare([case.images[0] for case in cases], preparation, read_image)
+        found = PreparedCache().prepare([case.images[0] for case in cases], preparation, read_image, on_image)
         left_out += [(path.name, reason.replace(str(path), path.name)) for path, reason in found.failures]
         if not len(found.rows):
             raise LayoutError(f"{cases.name}: no {part} image can be used. {left_out[-1][1]}")
