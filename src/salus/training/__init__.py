@@ -80,39 +80,46 @@ def train(
     cases = split(open_dataset(dataset, data))
     torch.manual_seed(seed)
     net = build(plan.detector, plan.settings, plan.score)
-    if precision == "auto" and not net.parts():
-        precision = "fp32"  # what is not learned by descent gains nothing from less
-    fabric = make_fabric(device, precision)
+    # What is not learned by descent gains nothing from less precision.
+    fabric = make_fabric(device, "fp32" if precision == "auto" and not net.parts() else precision)
     used: Precision = "bf16" if half_precision(fabric) else "fp32"
     plan = replace(plan, dataset=dataset, manifest_sha256=manifest(cases), precision=used)
     if begun:
         refuse_another(out, plan)
     if (out / "model.json").is_file():
-        card = Model.load(out).card
-        return Trained(folder=out, run=Run(**card["run"]), left_out=tuple((n, why) for n, why in card["left_out"]))
+        return trained_before(out)
     healthy = {part: cases.only(split=part, label=Label.NORMAL) for part in HEALTHY}
     first = first_image(healthy[Split.TRAIN])
     preparation = Preparation(**plan.preparation).resolve(first)
     rows, left_out = prepared(healthy, preparation, on_image)
     make_progress(progress, plan)
     run = fit(net, plan.recipe, rows[Split.TRAIN], rows[Split.VALIDATION], progress, seed, fabric, on_epoch)
-    if fabric.global_rank == 0:
-        model = Model(
-            name=plan.detector,
-            settings=plan.settings,
-            score=plan.score,
-            detector=net,
-            preparation=preparation,
-            precision=used,
-        )
-        calibration, _ = calibration_of(model, healthy[Split.CALIBRATION])
-        write_rows(out / "train.csv", run.rows)
-        loss_figure(out / "loss.png", run)
-        card = card_of(plan, healthy, first, net, run, left_out)
-        replace(model, calibration=calibration, card=card).save(out)
-        shutil.rmtree(progress)
-        return Trained(folder=out, run=run, left_out=left_out, warning=calibration.shortfall)
-    return Trained(folder=out, run=run, left_out=left_out)
+    if fabric.global_rank > 0:
+        return Trained(folder=out, run=run, left_out=left_out)
+    card = card_of(plan, healthy, first, net, run, left_out)
+    model = Model(
+        name=plan.detector,
+        settings=plan.settings,
+        score=plan.score,
+        detector=net,
+        preparation=preparation,
+        precision=used,
+        card=card,
+    )
+    calibration, _ = calibration_of(model, healthy[Split.CALIBRATION])
+    write_rows(out / "train.csv", run.rows)
+    loss_figure(out / "loss.png", run)
+    replace(model, calibration=calibration).save(out)
+    shutil.rmtree(progress)
+    return Trained(folder=out, run=run, left_out=left_out, warning=calibration.shortfall)
+
+
+def trained_before(out: Path) -> Trained:
+    """What `train` said when it finished the model in `out`."""
+    model = Model.load(out)
+    left_out = tuple((name, reason) for name, reason in model.card["left_out"])
+    warning = model.calibration.shortfall if model.calibration else ""
+    return Trained(folder=out, run=Run(**model.card["run"]), left_out=left_out, warning=warning)
 
 
 def prepared(
