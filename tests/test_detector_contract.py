@@ -1,11 +1,12 @@
 """What every detector must keep to, whoever wrote it."""
 
 import csv
+import functools
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -14,11 +15,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from salus.core.errors import ConfigError
-from salus.detectors import DETECTORS, Detector, build, detector_class
+from salus.core.errors import ConfigError, WeightsError
+from salus.detectors import DETECTORS, Detector, Restorer, build, detector_class
 from salus.model import Model, detections
 from salus.preprocess.preparation import Preparation
-from salus.training import fit, make_fabric
+from salus.training import fit, make_fabric, train
 from tests.conftest import discs
 
 LEARNERS = sorted(name for name in DETECTORS if detector_class(name).FAMILY != "floor")
@@ -27,14 +28,19 @@ LEARNERS = sorted(name for name in DETECTORS if detector_class(name).FAMILY != "
 def tiny(name: str, seed: int = 0) -> Detector:
     preset = detector_class(name).PRESETS["tiny"]
     torch.manual_seed(seed)
-    return build(name, preset.settings, preset.score)
+    try:
+        return build(name, preset.settings, preset.score)
+    except WeightsError as error:
+        pytest.skip(f"{name} learns from pretrained weights: {error}")
 
 
-def trained(name: str, progress: Path, seed: int = 0) -> Detector:
-    detector = tiny(name, seed)
-    progress.mkdir(parents=True, exist_ok=True)
+@functools.cache
+def trained(name: str) -> Detector:
+    """Its `tiny` preset after 160 discs; several tests look at it, none changes it."""
+    detector = tiny(name)
     recipe = detector_class(name).PRESETS["tiny"].recipe
-    fit(detector, recipe, discs(160), discs(16, seed=2), progress, seed, make_fabric("cpu", "fp32"))
+    with tempfile.TemporaryDirectory() as progress:
+        fit(detector, recipe, discs(160), discs(16, seed=2), Path(progress), 0, make_fabric("cpu", "fp32"))
     return detector
 
 
@@ -44,8 +50,8 @@ def name(request):
 
 
 @pytest.fixture(scope="module")
-def learned(name, tmp_path_factory):
-    return trained(name, tmp_path_factory.mktemp(name) / "progress")
+def learned(name):
+    return trained(name)
 
 
 def test_map_covers_the_image(name):
@@ -76,7 +82,7 @@ def test_each_part_is_updated_by_name_and_covers_what_is_learned(name):
     parts = {key: list(parameters) for key, parameters in detector.parts().items()}
     listed = [id(p) for parameters in parts.values() for p in parameters]
     assert len(listed) == len(set(listed))
-    assert set(listed) == {id(p) for key, p in detector.named_parameters() if not key.startswith("score.")}
+    assert set(listed) == {id(p) for p in detector.parameters() if p.requires_grad}
     updated = set()
 
     def update(part, loss, *, keep_graph=False):
@@ -127,44 +133,63 @@ def test_an_unknown_setting_is_named(name):
 
 
 @pytest.mark.parametrize("learner", [*LEARNERS, "pca"])
-def test_a_hole_stands_out_after_learning_discs(learner, tmp_path):
-    detector = trained(learner, tmp_path / "progress")
+def test_a_hole_stands_out_after_learning_discs(learner):
+    detector = trained(learner)
     healthy, holed = discs(24, seed=5), discs(24, hole=True, seed=5)
-    _, calm, restored = detections(detector, healthy)
+    usual, calm, restored = detections(detector, healthy)
     maps, alarmed, _ = detections(detector, holed)
     assert np.mean(alarmed[:, None] > calm[None]) > 0.9
     hole = (holed < 0.1) & (maps.shape[-1] / 2 > 0)
     inside = np.zeros_like(hole)
     inside[..., 10:22, 10:22] = hole[..., 10:22, 10:22]
-    assert maps[inside].mean() > 4 * maps[~inside].mean()
-    assert np.abs(restored - healthy).mean() < 0.08
+    # The gradient of deep features is wide at 32 pixels: it must rise as clearly over what healthy images show there.
+    gradients = detector.FAMILY == "distillation"
+    assert maps[inside].mean() > (2 if gradients else 4) * maps[~inside].mean()
+    assert not gradients or maps[inside].mean() > 2 * usual[inside].mean()
+    if isinstance(detector, Restorer):
+        assert np.abs(restored - healthy).mean() < 0.08
+
+
+@pytest.fixture(scope="module")
+def trainings() -> multiprocessing.context.ForkServerContext:
+    """Processes of their own, quickly: forked from one that has imported everything and done nothing."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["salus.training", "salus.datasets.folder", "tests.test_detector_contract"])
+    return context
+
+
+def train_alone(learner: str, data: Path, out: Path) -> None:
+    """What the killed process runs."""
+    train(learner, data, out, preset="tiny", epochs=12, precision="fp32", resume=True)
 
 
 @pytest.mark.parametrize("learner", LEARNERS)
-def test_resumed_training_equals_uninterrupted_training_bit_for_bit(learner, disc_folder, tmp_path):
-    command = [sys.executable, "-c", "from salus.cli import main; main()", "train", learner, "--data", str(disc_folder)]
-    command += ["--preset", "tiny", "--epochs", "12", "--precision", "fp32", "--json"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    whole = subprocess.run(
-        [*command, "--out", str(tmp_path / "whole")], env=environment, capture_output=True, check=True
-    )
-    assert json.loads(whole.stdout)["epochs"] == 12
-
-    killed = tmp_path / "killed"
-    resume = [*command, "--out", str(killed), "--resume"]
+def test_resumed_training_equals_uninterrupted_training_bit_for_bit(learner, disc_folder, tmp_path, trainings):
+    tiny(learner)  # skips what cannot be built here
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    done = trainings.Process(target=train_alone, args=(learner, disc_folder, whole))
+    done.start()
+    done.join()
+    assert done.exitcode == 0
     for signal_number in (signal.SIGKILL, signal.SIGTERM):
-        process = subprocess.Popen(resume, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = trainings.Process(target=train_alone, args=(learner, disc_folder, killed))
+        process.start()
         before = epochs_done(killed)
-        while epochs_done(killed) < before + 3 and process.poll() is None:
+        while epochs_done(killed) < before + 3 and process.is_alive():
             time.sleep(0.005)
-        process.send_signal(signal_number)
-        assert process.wait() == -signal_number, "it was to be killed in the middle"
-    subprocess.run(resume, env=environment, capture_output=True, check=True)
-    left, right = (load_file(tmp_path / run / "weights.safetensors") for run in ("whole", "killed"))
+        os.kill(process.pid, signal_number)
+        process.join()
+        assert process.exitcode == -signal_number, "it was to be killed in the middle"
+    last = trainings.Process(target=train_alone, args=(learner, disc_folder, killed))
+    last.start()
+    last.join()
+    assert last.exitcode == 0
+    left, right = (load_file(run / "weights.safetensors") for run in (whole, killed))
     for key, value in left.items():
         assert torch.equal(value, right[key]), key
-    rows = [(tmp_path / run / "train.csv").read_text().splitlines() for run in ("whole", "killed")]
+    rows = [(run / "train.csv").read_text().splitlines() for run in (whole, killed)]
     whole_rows, killed_rows = ([{**row, "seconds": ""} for row in csv.DictReader(lines)] for lines in rows)
+    assert len(whole_rows) == 12
     assert whole_rows == killed_rows
 
 

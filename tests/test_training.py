@@ -8,9 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from salus.core.errors import ConfigError
 from salus.detectors import Recipe, build, detector_class
-from salus.training import Stepper, fit, make_fabric
-from salus.training.loop import augmented, averaged, batches, mixed
+from salus.model import Model
+from salus.training import Stepper, fit, make_fabric, train
+from salus.training.loop import augmented, averaged, batches, mixed, rate
 from tests.conftest import discs
 
 RECIPE = Recipe(epochs=3, batch=8, learning_rate=1e-3)
@@ -112,6 +114,61 @@ def test_clipping_bounds_the_gradient_of_a_part():
     )
     detector.train().training_step(torch.from_numpy(discs(8)), stepper, 0.0)
     assert seen[0] == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_the_cosine_is_torchs_stepped_on_past_its_end():
+    recipe = replace(RECIPE, schedule="cosine", period=10)
+    parameter = torch.nn.Parameter(torch.zeros(()))
+    optimiser = torch.optim.SGD([parameter], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 10)
+    for step in range(40):
+        assert rate(recipe, step, 1000) == pytest.approx(optimiser.param_groups[0]["lr"], abs=1e-6)
+        optimiser.step()
+        scheduler.step()
+    assert rate(recipe, 10, 1000) == pytest.approx(0)
+    assert rate(recipe, 20, 1000) == pytest.approx(1)
+
+
+def test_the_rate_rises_linearly_and_then_falls_to_nothing_at_the_end():
+    recipe = replace(RECIPE, schedule="cosine", warm=0.1)
+    rates = [rate(recipe, step, 100) for step in range(100)]
+    np.testing.assert_allclose(np.diff(rates[:10]), 1 / 11)
+    assert rates[10] == 1
+    assert rates[55] == pytest.approx(0.5)
+    assert 0 < rates[99] < 0.001
+    assert all(rate(RECIPE, step, 100) == 1 for step in range(100))
+
+
+def test_rates_reach_the_optimisers_and_parts_have_their_own():
+    detector = tiny("ra")
+    recipe = replace(
+        RECIPE, schedule="cosine", parts={"decoder": {"optimiser": "rmsprop", "learning_rate": 5e-5}},
+        optimiser="amsgrad", betas=(0.5, 0.9), weight_decay=1e-5,
+    )  # fmt: skip
+    stepper = Stepper(make_fabric("cpu", "fp32"), detector, recipe)
+    encoder, decoder = (stepper.optimisers[part] for part in ("encoder", "decoder"))
+    assert isinstance(decoder, torch.optim.RMSprop)
+    assert encoder.defaults["amsgrad"]
+    assert encoder.defaults["betas"] == (0.5, 0.9)
+    assert encoder.defaults["weight_decay"] == decoder.defaults["weight_decay"] == 1e-5
+    stepper.at(50, 100)
+    assert encoder.param_groups[0]["lr"] == pytest.approx(5e-4)
+    assert decoder.param_groups[0]["lr"] == pytest.approx(2.5e-5)
+
+
+def test_a_part_that_does_not_exist_or_a_setting_it_cannot_have_is_named():
+    with pytest.raises(ConfigError, match=r"there is no part 'decodr'\. Did you mean 'decoder'"):
+        Stepper(make_fabric("cpu", "fp32"), tiny("ra"), replace(RECIPE, parts={"decodr": {"betas": (0, 0.9)}}))
+    with pytest.raises(ValueError, match="part decoder cannot have its own 'epochs'"):
+        replace(RECIPE, parts={"decoder": {"epochs": 3}})
+
+
+def test_a_score_that_learns_is_fitted_on_the_validation_part_and_saved(disc_folder, tmp_path):
+    settings = {"recipe.epochs": 2, "score.name": "zscore", "score.of": "squared"}
+    folder = train("ae", disc_folder, tmp_path / "m", preset="tiny", settings=settings, precision="fp32").folder
+    model = Model.load(folder)
+    assert model.detector.score.spread.std() > 0
+    assert torch.equal(load_file(folder / "weights.safetensors")["score.mean"], model.detector.score.mean)
 
 
 def test_augmentation_moves_but_keeps_range_shape_and_brightness():

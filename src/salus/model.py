@@ -161,8 +161,8 @@ class Model:
             missing, unknown = detector.load_state_dict(load_tensors(weights.read_bytes()), strict=False)
         except (ConfigError, ValidationError, SafetensorError, RuntimeError) as error:
             raise ModelError(f"{folder} does not fit this version of Salus: {error}") from error
-        if unknown or any(not key.startswith("score.") for key in missing):
-            raise ModelError(f"{weights} lacks {missing} or has too much {unknown}.")
+        if unknown or (lacking := sorted(set(missing) & set(detector.learned()))):
+            raise ModelError(f"{weights} lacks {lacking} or has too much {unknown}.")
         return cls(
             name=about["detector"],
             settings=about["settings"],
@@ -293,9 +293,8 @@ def device_of(name: str) -> torch.device:
 
 
 def learned(detector: Detector) -> dict[str, torch.Tensor]:
-    """The tensors a model consists of: all but the score's frozen ones, contiguous, on the CPU."""
-    state = detector.state_dict()
-    return {k: v.detach().cpu().contiguous() for k, v in state.items() if not k.startswith("score.")}
+    """The tensors a model consists of, contiguous, on the CPU."""
+    return {k: v.detach().cpu().contiguous() for k, v in detector.learned().items()}
 
 
 def versions() -> dict[str, str]:

@@ -1,6 +1,6 @@
 """salus methods"""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -8,29 +8,86 @@ from salus.cli.common import say
 
 
 def methods(
-    name: Annotated[str | None, typer.Argument(help="One of them, to see its settings.")] = None,
+    name: Annotated[str | None, typer.Argument(help="One of them, to see its page, settings and presets.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
-    """List what can be trained, or show one method's settings and presets.
+    """List what can be trained, or show one method's page, settings and presets.
 
     salus methods ra
     """
+    from salus.detectors import DETECTORS
+
+    if name is not None:
+        one(name, as_json)
+        return
+    rows = {key: described(key) for key in sorted(DETECTORS)}
+    lines = [f"{'method':16} {'family':16} {'parameters':>11} {'s/image':>8}  {'needs':20} paper"]
+    for key, row in rows.items():
+        parameters = "-" if row["parameters"] is None else f"{row['parameters']:,}"
+        seconds = "-" if row["seconds_an_image"] is None else f"{row['seconds_an_image']:.4f}"
+        lines.append(f"{key:16} {row['family']:16} {parameters:>11} {seconds:>8}  {row['needs']:20} {row['paper']}")
+    lines += [
+        "",
+        f"At the preset fast; s/image: {rows[min(rows)]['measured']}. A name, as in salus methods ra, shows more.",
+    ]
+    say(rows, as_json, "\n".join(lines))
+
+
+def described(name: str) -> dict[str, Any]:
+    """One row of the list; `parameters` is None where the pretrained weights it needs are missing."""
+    import json
+    from importlib.resources import files
+
+    import torch
+
+    from salus.core.errors import WeightsError
+    from salus.detectors import build, detector_class
+
+    kind = detector_class(name)
+    preset = kind.PRESETS["fast"]
+    measured = json.loads((files("salus.detectors") / "seconds.json").read_text())
+    try:
+        with torch.device("meta"):
+            detector = build(name, preset.settings, preset.score)
+        parameters = sum(p.numel() for p in detector.parameters() if p.requires_grad)
+    except WeightsError:
+        parameters = None
+    return {
+        "family": kind.FAMILY,
+        "paper": kind.PAPER,
+        "needs": kind.NEEDS or "-",
+        "parameters": parameters,
+        "seconds_an_image": measured["seconds"].get(name),
+        "measured": measured["how"],
+    }
+
+
+def one(name: str, as_json: bool) -> None:
+    """The page of a method, then every setting of every preset."""
     from dataclasses import asdict, fields
 
     from salus.detectors import DETECTORS, detector_class
 
-    if name is None:
-        rows = {key: {"family": (kind := detector_class(key)).FAMILY, "paper": kind.PAPER} for key in sorted(DETECTORS)}
-        say(rows, as_json, "\n".join(f"{key:16} {row['family']:16} {row['paper']}" for key, row in rows.items()))
-        return
     kind = detector_class(name)
+    page = page_of(DETECTORS[name].split(":")[0].rpartition(".")[2])
     defaults = {field.name: getattr(kind.Config(), field.name) for field in fields(kind.Config)}
     presets = {key: asdict(preset) for key, preset in kind.PRESETS.items()}
-    lines = [f"{name}: {kind.PAPER}", "", (kind.__doc__ or "").strip(), "", "settings (--set name=value)"]
+    lines = [page.strip(), "", f"{name}: settings (--set name=value)"]
     lines += [f"  {key} = {value}" for key, value in defaults.items()]
     for key, preset in presets.items():
         lines += ["", f"preset {key}: {preset['about']}"]
         lines += [f"  {k} = {v}" for k, v in preset["settings"].items()]
         lines += [f"  recipe.{k} = {v}" for k, v in preset["recipe"].items()]
         lines += [f"  score.{k} = {v}" for k, v in preset["score"].items()]
-    say({"name": name, "paper": kind.PAPER, "settings": defaults, "presets": presets}, as_json, "\n".join(lines))
+    answer = {"name": name, "paper": kind.PAPER, "settings": defaults, "presets": presets, "page": page}
+    say(answer, as_json, "\n".join(lines))
+
+
+def page_of(module: str) -> str:
+    """The page of docs/methods; an installed wheel has them as salus/pages, a checkout where they are written."""
+    from importlib.resources import files
+    from pathlib import Path
+
+    shipped = files("salus") / "pages" / f"{module}.md"
+    written = Path(__file__).parents[3] / "docs" / "methods" / f"{module}.md"
+    return (shipped if shipped.is_file() else written).read_text()

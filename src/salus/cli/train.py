@@ -13,7 +13,7 @@ def train(
     data: Annotated[Path, typer.Option(help="Healthy images, or a data set; see `salus datasets`.")],
     out: Annotated[Path, typer.Option(help="Where the model goes, a folder.")],
     dataset: Annotated[str, typer.Option(help="How DATA is laid out.")] = "folder",
-    preset: Annotated[str, typer.Option(help="paper, fast or tiny.")] = "fast",
+    preset: Annotated[str, typer.Option(help="paper, fast, tiny or another of the method.")] = "fast",
     set_: Annotated[list[str] | None, typer.Option("--set", help="A setting, as latent=32 or recipe.batch=8.")] = None,
     epochs: Annotated[int | None, typer.Option(help="In place of the preset's.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,

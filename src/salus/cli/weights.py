@@ -22,8 +22,8 @@ def list_(as_json: Json = False) -> None:
     for entry in PRETRAINED.values():
         place = where(entry.id)
         answer[entry.id] = {"place": place and place.name, "path": place and place.path, "licence": entry.licence}
-        lines.append(f"{entry.id:<18}{f'{place.name}: {place.path}' if place else 'missing'}")
-        lines.append(f"{'':<18}{entry.licence}")
+        lines.append(f"{entry.id:<20}{f'{place.name}: {place.path}' if place else 'missing'}")
+        lines.append(f"{'':<20}{entry.licence}")
     say(answer, as_json, "\n".join(lines))
 
 
@@ -51,7 +51,7 @@ def verify(as_json: Json = False) -> None:
     from salus.nets.weights import verify
 
     verdicts = verify()
-    lines = [f"{v.id:<18}{v.place:<15}{v.path or ''} {v.message}" for v in verdicts]
+    lines = [f"{v.id:<20}{v.place:<15}{v.path or ''} {v.message}" for v in verdicts]
     say({"verdicts": [v._asdict() for v in verdicts]}, as_json, "\n".join(lines))
     if any(verdict.path and not verdict.sound for verdict in verdicts):
         raise typer.Exit(3)

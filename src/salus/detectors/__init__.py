@@ -55,9 +55,12 @@ def build(name: str, settings: Mapping[str, Any], score: Mapping[str, Any]) -> D
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(p) for p in first["loc"])
-        raise ConfigError(f"{name}: {place or 'settings'}: {first['msg']}, got {first['input']!r}.") from None
+        found = f", got {first['input']!r}." if place else "."
+        raise ConfigError(f"{name}: {place or 'settings'}: {first['msg'].removesuffix('.')}{found}") from None
     if issubclass(kind, Restorer):
-        return kind(config, build_score(**score))  # type: ignore[call-arg]
+        comparison = build_score(**score)
+        comparison.sized(config.size)
+        return kind(config, comparison)  # type: ignore[call-arg]
     # The plain residual changes no number, and who builds any detector alike (salus.benchmark.floors) may pass it.
     if score and dict(score) != {"name": "residual"}:
         raise ConfigError(f"{name} restores nothing, so it takes no score.")

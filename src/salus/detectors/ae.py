@@ -7,11 +7,12 @@ Perspective", arXiv:2403.09303; layers and training settings from `MedIAnomaly` 
 from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
-from pydantic import Field
+import torch
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from salus.detectors.base import Preset, Recipe, Restorer, Update
+from salus.detectors.base import Preset, Recipe, Restorer, Update, fitting
 from salus.scores.base import Score
 
 
@@ -19,16 +20,22 @@ from salus.scores.base import Score
 class AEConfig:
     """Settings of `AE`."""
 
-    size: int = Field(64, ge=16, multiple_of=16)  # side of the square input, pixels
+    size: int = Field(64, ge=16)  # side of the square input, pixels
     latent: int = Field(16, ge=1)  # d, entries of the code; the paper's best: X-ray 4, brain 16 to 32
     hidden: int = Field(1024, ge=2)  # D, width of the layers around the code
     widths: tuple[int, int, int, int] = (16, 32, 64, 64)  # channels after each halving
+
+    @model_validator(mode="after")
+    def fits(self) -> "AEConfig":
+        """Four halvings."""
+        fitting(self.size, 16, "ae")
+        return self
 
 
 class AE(Restorer):
     """Plain autoencoder, mean squared error, values scaled to [-1, 1] inside."""
 
-    Config = AEConfig
+    Config: ClassVar[type] = AEConfig
     FAMILY = "reconstruction"
     PAPER = "Cai et al. 2024, arXiv:2403.09303"
     PRESETS: ClassVar[Mapping[str, Preset]] = {
@@ -49,38 +56,76 @@ class AE(Restorer):
             about="tests",
         ),
     }
+    CHANNELS: ClassVar[int] = 1  # of what the decoder gives
 
     def __init__(self, config: AEConfig, score: Score) -> None:
         super().__init__(score)
         self.config = config
-        a, b, c, d = config.widths
-        flat = d * (config.size // 16) ** 2
-        self.encoder = nn.Sequential(
-            *down(1, a), *down(a, b), *down(b, c), *down(c, d), nn.Flatten(),
-            nn.Linear(flat, config.hidden), nn.BatchNorm1d(config.hidden), nn.ReLU(inplace=True),
-            nn.Linear(config.hidden, config.latent),
-        )  # fmt: skip
-        self.decoder = nn.Sequential(
-            nn.Linear(config.latent, config.hidden), nn.BatchNorm1d(config.hidden), nn.ReLU(inplace=True),
-            nn.Linear(config.hidden, flat), nn.Unflatten(1, (d, config.size // 16, config.size // 16)),
-            *up(d, c), *up(c, b), *up(b, a), nn.ConvTranspose2d(a, 1, 4, 2, 1, bias=False),
-        )  # fmt: skip
+        self.encoder = encoder(config, config.latent)
+        self.decoder = decoder(config, self.CHANNELS)
 
     def parts(self) -> Mapping[str, Iterable[nn.Parameter]]:
         return {"autoencoder": [*self.encoder.parameters(), *self.decoder.parameters()]}
 
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """(B, 1, H, W) on the inner scale [-1, 1], not clamped: the output layer has no activation."""
-        out: Tensor = self.decoder(self.encoder(2 * x - 1)).float()
+    def code(self, x: Tensor) -> Tensor:
+        """(B, latent), what the decoder is given."""
+        z: Tensor = self.encoder(inner(x))
+        return z
+
+    def decode(self, z: Tensor) -> Tensor:
+        """(B, CHANNELS, H, W) on the inner scale [-1, 1], not clamped: the output layer has no activation."""
+        out: Tensor = self.decoder(z).float()
         return out
 
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """(B, 1, H, W) on the inner scale."""
+        return self.decode(self.code(x))
+
+    def unclamped(self, x: Tensor) -> Tensor:
+        """(B, 1, H, W), the restoration before what lies outside [0, 1] is cut."""
+        return (self.reconstruct(x) + 1) / 2
+
     def restore(self, x: Tensor) -> Tensor:
-        return ((self.reconstruct(x) + 1) / 2).clamp(0, 1)
+        return self.unclamped(x).clamp(0, 1)
+
+    def terms(self, x: Tensor) -> dict[str, Tensor]:
+        return {"rec": (self.reconstruct(x) - inner(x)).square().flatten(1).mean(1)}
+
+    def losses(self, x: Tensor) -> dict[str, Tensor]:
+        """Scalars by name; their sum is what is minimised."""
+        return {"mse": (self.reconstruct(x) - inner(x)).square().mean()}
 
     def training_step(self, x: Tensor, update: Update, progress: float) -> dict[str, Tensor]:
-        error = (self.reconstruct(x) - (2 * x - 1)).square().mean()
-        update("autoencoder", error)
-        return {"mse": error.detach()}
+        losses = self.losses(x)
+        update("autoencoder", torch.stack(list(losses.values())).sum())
+        return {name: loss.detach() for name, loss in losses.items()}
+
+
+def inner(x: Tensor) -> Tensor:
+    """[0, 1] to [-1, 1], the scale of this family's networks."""
+    return 2 * x - 1
+
+
+def encoder(config: AEConfig, outs: int) -> nn.Sequential:
+    """(B, 1, size, size) to (B, outs)."""
+    a, b, c, d = config.widths
+    flat = d * (config.size // 16) ** 2
+    return nn.Sequential(
+        *down(1, a), *down(a, b), *down(b, c), *down(c, d), nn.Flatten(),
+        nn.Linear(flat, config.hidden), nn.BatchNorm1d(config.hidden), nn.ReLU(inplace=True),
+        nn.Linear(config.hidden, outs),
+    )  # fmt: skip
+
+
+def decoder(config: AEConfig, channels: int) -> nn.Sequential:
+    """(B, latent) to (B, channels, size, size)."""
+    a, b, c, d = config.widths
+    side = config.size // 16
+    return nn.Sequential(
+        nn.Linear(config.latent, config.hidden), nn.BatchNorm1d(config.hidden), nn.ReLU(inplace=True),
+        nn.Linear(config.hidden, d * side**2), nn.Unflatten(1, (d, side, side)),
+        *up(d, c), *up(c, b), *up(b, a), nn.ConvTranspose2d(a, channels, 4, 2, 1, bias=False),
+    )  # fmt: skip
 
 
 def down(ins: int, outs: int) -> list[nn.Module]:

@@ -6,14 +6,18 @@ A detector says *what* is learned and in which order by calling `update(part, lo
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Protocol
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Tensor, nn
 
+from salus.core.errors import did_you_mean
+from salus.nets.trunks import Frozen
 from salus.scores.base import Score
+
+OF_A_PART = ("optimiser", "learning_rate", "betas", "weight_decay")
 
 
 class Update(Protocol):
@@ -49,7 +53,13 @@ class Recipe:
     Attributes:
         epochs: passes over the training images.
         batch: images a step; an incomplete last batch is dropped, unless it is the only one.
-        learning_rate: Adam's, constant; betas .9, .999, no weight decay.
+        learning_rate: of the optimiser.
+        optimiser: "adam", "amsgrad", "adamw" (decoupled decay) or "rmsprop" (which takes no betas).
+        betas, weight_decay: of the optimiser.
+        schedule: "constant", or "cosine": from learning_rate down to 0 over `period` steps, then up again, and so on.
+        period: steps of half a cosine; 0 for the whole training.
+        warm: share of the training over which the rate first rises linearly from 0.
+        parts: other values of optimiser, learning_rate, betas or weight_decay for a part of the detector, by its name.
         clip: largest gradient norm of a part, 0 for none.
         select: weights kept: of the epoch with the lowest healthy validation loss, or of the last one.
         select_after: share of training before which no epoch is eligible as best (a warm-up is not the method).
@@ -61,12 +71,33 @@ class Recipe:
     epochs: int = Field(ge=1)
     batch: int = Field(ge=1)
     learning_rate: float = Field(gt=0)
+    optimiser: Literal["adam", "amsgrad", "adamw", "rmsprop"] = "adam"
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(default=0.0, ge=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    period: int = Field(default=0, ge=0)
+    warm: float = Field(default=0.0, ge=0, lt=1)
+    parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     clip: float = Field(default=0.0, ge=0)
     select: Literal["best", "last"] = "best"
     select_after: float = Field(default=0.0, ge=0, lt=1)
     patience: int = Field(default=0, ge=0)
     augment: Literal["none", "affine"] = "none"
     average: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def parts_are_recipes(self) -> "Recipe":
+        """What a part overrides must exist and fit."""
+        for name, values in self.parts.items():
+            for key in values:
+                if key not in OF_A_PART:
+                    raise ValueError(f"part {name} cannot have its own '{key}'.{did_you_mean(key, OF_A_PART)}")
+            self.of(name)
+        return self
+
+    def of(self, part: str) -> "Recipe":
+        """The recipe as `part` sees it."""
+        return replace(self, parts={}, **self.parts.get(part, {}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +117,7 @@ class Detector(nn.Module, ABC):
     PRESETS: ClassVar[Mapping[str, Preset]]
     FAMILY: ClassVar[str]
     PAPER: ClassVar[str]
+    NEEDS: ClassVar[str] = ""  # id of the pretrained weights it cannot do without, as `salus weights list` has it
 
     config: Any  # an instance of Config; `config.size` is the side of the square input in pixels
 
@@ -118,6 +150,11 @@ class Detector(nn.Module, ABC):
         """Called once after the last step, before the weights are saved."""
         self.eval()
 
+    def learned(self) -> dict[str, Tensor]:
+        """The tensors a trained detector consists of, by name: its state without frozen trunks, which have a source."""
+        frozen = tuple(f"{name}." for name, module in self.named_modules() if isinstance(module, Frozen))
+        return {name: value for name, value in self.state_dict().items() if not name.startswith(frozen)}
+
 
 class Restorer(Detector):
     """A detector that restores a pseudo-healthy image and compares; the comparison is interchangeable."""
@@ -130,10 +167,33 @@ class Restorer(Detector):
     def restore(self, x: Tensor) -> Tensor:
         """(B, 1, H, W) in [0, 1]: what `x` would look like if it were healthy."""
 
+    def terms(self, x: Tensor) -> dict[str, Tensor]:
+        """What the network minimises, by name, (B,) each, differentiable in `x`; for scores made of gradients.
+
+        "rec" is the error of the restoration; what is variational adds "kl".
+        """
+        return {"rec": (self.restore(x) - x).square().flatten(1).mean(1)}
+
     def detect(self, x: Tensor) -> Detection:
         restored = self.restore(x)
-        anomaly = self.score(x, restored)
+        anomaly = self.score.compare(x, restored, self.terms)
         return Detection(map=anomaly, score=self.score.reduce(anomaly), restored=restored)
+
+    def fit_score(self, healthy: Iterable[Tensor]) -> None:
+        """Let the score learn from healthy (B, 1, H, W) batches that nothing was trained on, if it learns at all."""
+        self.score.fit(((x, self.restore(x)) for x in healthy), self.terms)
 
     def validation_loss(self, x: Tensor) -> Tensor:
         return (self.restore(x) - x).square().flatten(1).mean(1)
+
+
+def fitting(size: int, multiple: int, name: str) -> None:
+    """Refuse a size that a network cannot halve often enough.
+
+    Raises:
+        ValueError: names the nearest sizes that fit.
+    """
+    if size % multiple:
+        below, above = size // multiple * multiple, -(-size // multiple) * multiple
+        nearest = f"{below} and {above} are the nearest" if below else f"{above} is the nearest"
+        raise ValueError(f"{name} takes sizes that are multiples of {multiple}; {nearest}")

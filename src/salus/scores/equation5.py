@@ -3,7 +3,6 @@
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import PositiveInt, validate_call
 from torch import Tensor
 
@@ -45,10 +44,6 @@ class Equation5(Score):
         even = clahe(torch.cat([restored, x]))
         even_restored, even_x = even.chunk(2)
         first, second = torch.cat([restored, even_restored]), torch.cat([x, even_x])
-        if self.enlarge > 1:
-            first, second = (F.interpolate(v, scale_factor=self.enlarge, mode="bilinear") for v in (first, second))
-        perceived = self.lpips.spatial(first, second)
-        if self.enlarge > 1:
-            perceived = F.avg_pool2d(perceived, self.enlarge)
+        perceived = self.lpips.spatial(first, second, enlarge_by=self.enlarge)
         plain, evened = gaussian(perceived, self.sigma).chunk(2)
         return (even_restored - even_x).abs() * plain * evened

@@ -5,22 +5,22 @@ Perceptual Metric", arXiv:1801.03924, eq. 1. Example values of the authors' weig
 """
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from salus.core.errors import ConfigError, did_you_mean
-from salus.nets.trunks import build_trunk
+from salus.nets.trunks import Frozen, build_trunk
 from salus.nets.weights import PRETRAINED, digest_of, find
 
-WEIGHTS = {entry.trunk: entry.id for entry in PRETRAINED.values()}
+WEIGHTS = {entry.trunk: entry.id for entry in PRETRAINED.values() if entry.linear}
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # ImageNet's mean and spread on [-1, 1]
 TINY = 1e-10  # keeps a position without any feature from a division by zero; the authors' value
 
 
-class LPIPS(nn.Module):
+class LPIPS(Frozen):
     """How differently a trained network sees two images, place by place.
 
     Args:
@@ -60,11 +60,7 @@ class LPIPS(nn.Module):
             self.register_buffer(f"lin{number}", linear if calibration == "lin" else torch.ones_like(linear))
         self.register_buffer("shift", torch.tensor(SHIFT).view(3, 1, 1))
         self.register_buffer("scale", torch.tensor(SCALE).view(3, 1, 1))
-        self.requires_grad_(False).train(False)
-
-    def train(self, mode: bool = True) -> Self:
-        """Stays in evaluation mode, whatever the network around it does."""
-        return super().train(False)
+        self.freeze()
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """How far apart two batches of images are as a whole.
@@ -81,14 +77,19 @@ class LPIPS(nn.Module):
         """
         return torch.stack([tap.mean((1, 2, 3)) for tap in self.taps(a, b)]).sum(0)
 
-    def spatial(self, a: Tensor, b: Tensor) -> Tensor:
+    def spatial(self, a: Tensor, b: Tensor, *, enlarge_by: int = 1) -> Tensor:
         """How far apart they are at each place, on the images' own grid.
 
-        Args and errors as for `forward`.
+        Args:
+            a, b: as for `forward`, and so are the errors.
+            enlarge_by: factor by which both are enlarged first (bilinear); the map is averaged back.
 
         Returns:
             (B, 1, H, W) float32. Its mean is `forward`, up to what enlarging a map by an uneven factor shifts.
         """
+        if enlarge_by > 1:
+            large = [F.interpolate(v, scale_factor=enlarge_by, mode="bilinear") for v in (a, b)]
+            return F.avg_pool2d(self.spatial(*large), enlarge_by)
         size = a.shape[2:]
         first, *others = (enlarge(tap, size) for tap in self.taps(a, b))
         for other in others:

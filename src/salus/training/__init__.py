@@ -17,7 +17,7 @@ from salus.core import Dataset, Image, Label, Split
 from salus.core.errors import ConfigError, ImageError, LayoutError, StorageError
 from salus.datasets import open_dataset
 from salus.datasets.protocol import split
-from salus.detectors import Detector, build
+from salus.detectors import Detector, Restorer, build
 from salus.io import read_image
 from salus.io.files import file_sha256, write_whole
 from salus.model import Model, Precision, calibration_of
@@ -96,6 +96,7 @@ def train(
     run = fit(net, plan.recipe, rows[Split.TRAIN], rows[Split.VALIDATION], progress, seed, fabric, on_epoch)
     if fabric.global_rank > 0:
         return Trained(folder=out, run=run, left_out=left_out)
+    fit_score(net, rows[Split.VALIDATION], used)
     card = card_of(plan, healthy, first, net, run, left_out)
     model = Model(
         name=plan.detector,
@@ -112,6 +113,14 @@ def train(
     replace(model, calibration=calibration).save(out)
     shutil.rmtree(progress)
     return Trained(folder=out, run=run, left_out=left_out, warning=calibration.shortfall)
+
+
+@torch.no_grad()
+def fit_score(net: Detector, validation: Images, precision: Precision) -> None:
+    """Let a score that learns, learn from the healthy validation part, a batch of 32 at a time."""
+    if isinstance(net, Restorer):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            net.fit_score(torch.from_numpy(np.array(validation[i : i + 32])) for i in range(0, len(validation), 32))
 
 
 def trained_before(out: Path) -> Trained:

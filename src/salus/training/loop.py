@@ -1,9 +1,9 @@
 """The training loop: healthy images in, a model folder out.
 
 A detector calls `update(part, loss)`; here that becomes gradients of that part alone, their mean over processes,
-clipping, and one Adam step. All noise of a step is seeded from (seed, step, process), and everything else that moves
-is in one file, `progress/state.safetensors`, replaced at the end of each epoch. So a run that was killed and goes on
-equals one that was not, bit for bit (CPU, same number of threads).
+clipping, and one step of an optimiser. All noise of a step is seeded from (seed, step, process), and everything else
+that moves is in one file, `progress/state.safetensors`, replaced at the end of each epoch. So a run that was killed and
+goes on equals one that was not, bit for bit (CPU, same number of threads).
 """
 
 import copy
@@ -25,7 +25,7 @@ from safetensors import safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from salus.core.errors import ConfigError, ModelError, TrainingError
+from salus.core.errors import ConfigError, ModelError, TrainingError, did_you_mean
 from salus.detectors import Detector, Recipe
 from salus.io.files import write_whole
 from salus.model import device_of, learned
@@ -46,12 +46,22 @@ class Run:
 
 
 class Stepper:
-    """The loop's side of `Update`: one Adam a part."""
+    """The loop's side of `Update`: one optimiser a part."""
 
     def __init__(self, fabric: Fabric, detector: Detector, recipe: Recipe) -> None:
         self.fabric, self.recipe = fabric, recipe
         self.parts = {name: list(parameters) for name, parameters in detector.parts().items()}
-        self.optimisers = {name: torch.optim.Adam(p, lr=recipe.learning_rate) for name, p in self.parts.items()}
+        for name in recipe.parts:
+            if name not in self.parts:
+                raise ConfigError(f"recipe.parts: there is no part '{name}'.{did_you_mean(name, self.parts)}")
+        self.optimisers = {name: optimiser(p, recipe.of(name)) for name, p in self.parts.items()}
+
+    def at(self, step: int, steps: int) -> None:
+        """Set the learning rates for a step, counted from 0, of `steps` in all."""
+        share = rate(self.recipe, step, steps)
+        for name, stepped in self.optimisers.items():
+            for group in stepped.param_groups:
+                group["lr"] = share * self.recipe.of(name).learning_rate
 
     def __call__(self, part: str | tuple[str, ...], loss: Tensor, *, keep_graph: bool = False) -> None:
         names = (part,) if isinstance(part, str) else part
@@ -75,7 +85,7 @@ class Stepper:
         torch.clear_autocast_cache()
 
     def state(self) -> dict[str, Tensor]:
-        """Adam's moments as flat names to tensors."""
+        """The optimisers' moments as flat names to tensors."""
         return {
             f"{name}.{index}.{key}": value.detach().cpu()
             for name, optimiser in self.optimisers.items()
@@ -92,6 +102,30 @@ class Stepper:
                 if part == name:
                     entries.setdefault(int(index), {})[key] = value
             optimiser.load_state_dict({**optimiser.state_dict(), "state": entries})
+
+
+def optimiser(parameters: list[torch.nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
+    """The optimiser that `recipe` names, over one part."""
+    if recipe.optimiser == "rmsprop":
+        return torch.optim.RMSprop(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    kind = torch.optim.AdamW if recipe.optimiser == "adamw" else torch.optim.Adam
+    return kind(
+        parameters,
+        lr=recipe.learning_rate,
+        betas=recipe.betas,
+        weight_decay=recipe.weight_decay,
+        amsgrad=recipe.optimiser == "amsgrad",
+    )
+
+
+def rate(recipe: Recipe, step: int, steps: int) -> float:
+    """The learning rate of a step as a share of the recipe's."""
+    warm = recipe.warm * steps
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    if recipe.schedule == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / (recipe.period or steps - warm)))
 
 
 def fit(
@@ -122,6 +156,8 @@ def fit(
     layout = torch.channels_last if half_precision(fabric) else torch.contiguous_format
     detector.to(fabric.device).to(memory_format=layout)  # type: ignore[call-overload]
     stepper, run = Stepper(fabric, detector, recipe), Run()
+    if recipe.average and not stepper.parts:
+        raise ConfigError("recipe.average: nothing here is learned in steps whose weights could be averaged.")
     average = copied(detector) if recipe.average else {}
     best: dict[str, Tensor] = {}
     if state_file.is_file():
@@ -133,14 +169,15 @@ def fit(
         loss = validation_loss(detector, average, validation, recipe, fabric)
         if run.epoch > recipe.select_after * recipe.epochs and loss < run.best:
             run.best, run.best_epoch = loss, run.epoch
-            best = copy.deepcopy(average) or copied(detector)
+            if recipe.select == "best":
+                best = copy.deepcopy(average) or copied(detector)
         run.seconds += time.perf_counter() - started
         run.rows.append({"epoch": run.epoch, **means(logged), "validation": loss, "seconds": run.seconds})
         if fabric.global_rank == 0:
             save_state(state_file, run, detector, stepper, average, best)
         fabric.barrier()
         on_epoch(run, recipe.epochs)
-    chosen = best if recipe.select == "best" and best else average
+    chosen = best or average
     detector.load_state_dict(chosen, strict=False)
     detector.to("cpu").to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     detector.finish_training()
@@ -163,6 +200,7 @@ def one_epoch(
     detector.train()
     for x in batches(training, recipe, seed, run.epoch, fabric):
         torch.manual_seed(mixed(seed, run.step, fabric.global_rank))
+        stepper.at(run.step, steps)
         x = augmented(x) if recipe.augment == "affine" else x
         if half_precision(fabric):
             x = x.contiguous(memory_format=torch.channels_last)
@@ -250,7 +288,7 @@ def validation_loss(
 
 def copied(detector: Detector) -> dict[str, Tensor]:
     """The learned tensors as they are now; later steps do not move them."""
-    return {k: v.detach().clone() for k, v in detector.state_dict().items() if not k.startswith("score.")}
+    return {k: v.detach().clone() for k, v in detector.learned().items()}
 
 
 @torch.no_grad()
