@@ -16,6 +16,7 @@ DETECTORS = {
     "mean-intensity": "salus.detectors.floors:MeanIntensity",
     "pca": "salus.detectors.floors:PCA",
     "ra": "salus.detectors.ra:RA",
+    "si-vae": "salus.detectors.si_vae:SIVAE",
 }
 
 __all__ = ["DETECTORS", "Detection", "Detector", "Preset", "Recipe", "Restorer", "Update", "build", "detector_class"]
