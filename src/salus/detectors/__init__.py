@@ -17,6 +17,7 @@ DETECTORS = {
     "pca": "salus.detectors.floors:PCA",
     "ra": "salus.detectors.ra:RA",
     "si-vae": "salus.detectors.si_vae:SIVAE",
+    "vae": "salus.detectors.vae:VAE",
 }
 
 __all__ = ["DETECTORS", "Detection", "Detector", "Preset", "Recipe", "Restorer", "Update", "build", "detector_class"]

@@ -1,0 +1,184 @@
+"""VAE: a variational autoencoder, whose code can be priced in nats and judged by its gradients.
+
+Written from Zimmerer et al., "Unsupervised Anomaly Localization using Variational Auto-Encoders", arXiv:1907.02796;
+the network "cai" from Cai et al., arXiv:2403.09303. What was published and what was released: docs/methods/vae.md.
+"""
+
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, PositiveInt, model_validator
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from salus.detectors import ae
+from salus.detectors.base import Preset, Recipe, Restorer, Update, fitting
+from salus.detectors.variational import draw, kl, squared
+from salus.nets.introspective import full
+from salus.scores.base import Score
+
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Auto = Literal["auto"]
+
+
+@dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
+class VAEConfig:
+    """Settings of `VAE`. "auto" is what the network's authors took; the model holds the number it stood for.
+
+    loss = scale x (beta_rec x squared error, summed over pixels + beta_kl x KL in nats, summed over the code)
+    """
+
+    size: int = Field(128, ge=8)  # side of the square input, pixels
+    network: Literal["zimmerer", "cai"] = "zimmerer"  # convolutions alone, on [0, 1]; or ae's network, on [-1, 1]
+    latent: PositiveInt | Auto = "auto"  # entries of z; zimmerer 256, cai 16
+    widths: tuple[PositiveInt, ...] | Auto = "auto"  # channels after each halving; zimmerer 16 32 64 256 256, cai ae's
+    beta_rec: Positive | Auto = "auto"  # zimmerer 0.5 (a Gaussian of variance 1), cai 1
+    beta_kl: Weight | Auto = "auto"  # zimmerer 1, cai 0.005 pixels / latent (0.005 x mean KL + mean error)
+    scale: Positive | Auto = "auto"  # zimmerer 1, cai 1 / pixels
+    quirk_std: bool = False  # as released for zimmerer: the KL takes the standard deviation for its logarithm
+    latent_train: Literal["sample", "mean"] = "sample"  # mean: what training in eval mode made of the RA authors' VAE
+
+    @model_validator(mode="after")
+    def fits(self) -> "VAEConfig":
+        """One halving a width; ae's network has four."""
+        widths = usual_widths(self) if self.widths == "auto" else self.widths
+        if not widths or (self.network == "cai" and len(widths) != 4):
+            raise ValueError(f"network {self.network} takes {'4' if self.network == 'cai' else 'some'} widths")
+        fitting(self.size, 2 ** len(widths), f"network {self.network} with {len(widths)} widths")
+        return self
+
+
+def usual_widths(config: VAEConfig) -> tuple[int, ...]:
+    """The published widths; those of zimmerer go on until the map is 4 to 7 pixels wide."""
+    if config.network == "cai":
+        return 16, 32, 64, 64
+    halvings = config.size.bit_length() - 3
+    return (16, 32, 64, *[256] * halvings)[:halvings]
+
+
+def resolved(config: VAEConfig) -> dict[str, Any]:
+    """Settings that stand for "auto" in `config`, by name."""
+    pixels = config.size**2
+    latent = {"zimmerer": 256, "cai": 16}[config.network] if config.latent == "auto" else config.latent
+    usual = {
+        "zimmerer": {"beta_rec": 0.5, "beta_kl": 1.0, "scale": 1.0},
+        "cai": {"beta_rec": 1.0, "beta_kl": 0.005 * pixels / latent, "scale": 1 / pixels},
+    }[config.network]
+    values = {"latent": latent, "widths": usual_widths(config), **usual}
+    return {name: value for name, value in values.items() if getattr(config, name) == "auto"}
+
+
+class VAE(Restorer):
+    """Encoder and decoder that weigh what an image's code costs against how well it is restored."""
+
+    Config: ClassVar[type] = VAEConfig
+    FAMILY = "reconstruction"
+    PAPER = "Zimmerer et al. 2019, arXiv:1907.02796"
+    PRESETS: ClassVar[Mapping[str, Preset]] = {
+        "paper": Preset(
+            recipe=Recipe(epochs=1500, batch=8, learning_rate=5e-4, augment="affine"),
+            score={"name": "residual"},
+            about="the RA authors' on brain MRI without its two faults: 128 px, Adam 5e-4, batch 8, 1500 epochs",
+        ),
+        "cai": Preset(
+            settings={"size": 64, "network": "cai"},
+            recipe=Recipe(epochs=250, batch=64, learning_rate=1e-3, select="last"),
+            score={"name": "squared"},
+            about="MedIAnomaly's: ae's network and recipe, mean squared error + 0.005 x mean KL",
+        ),
+        "fast": Preset(
+            settings={"size": 64, "network": "cai", "latent": 32, "beta_rec": 0.125, "beta_kl": 0.25},
+            recipe=Recipe(epochs=100, batch=16, learning_rate=2e-3, schedule="cosine", select="last"),
+            score={"name": "smoothed", "sigma": 2.0, "image": "top1"},
+            about="ours: a price at which a phantom's code costs 10 nats; score of ra's fast (docs/fast-preset.md)",
+        ),
+        "tiny": Preset(
+            settings={"size": 32, "latent": 8, "widths": (16, 32, 32), "beta_kl": 0.1},
+            recipe=Recipe(epochs=30, batch=16, learning_rate=4e-3),
+            score={"name": "residual"},
+            about="tests",
+        ),
+    }
+
+    def __init__(self, config: VAEConfig, score: Score) -> None:
+        super().__init__(score)
+        c: Any = replace(config, **resolved(config))
+        self.config = c
+        if c.network == "cai":
+            backbone = ae.AEConfig(**{name: getattr(c, name) for name in ("size", "latent", "widths")})
+            self.encoder, self.decoder = ae.encoder(backbone, 2 * c.latent), ae.decoder(backbone, 1)
+        else:
+            self.encoder = convolutions(c.size, c.latent, c.widths)
+            self.decoder = transposed_convolutions(c.size, c.latent, c.widths)
+
+    def parts(self) -> Mapping[str, Iterable[nn.Parameter]]:
+        return {"autoencoder": [*self.encoder.parameters(), *self.decoder.parameters()]}
+
+    def inner(self, x: Tensor) -> Tensor:
+        """[0, 1] to the network's scale."""
+        return ae.inner(x) if self.config.network == "cai" else x
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance, (B, latent) each, of the code of (B, 1, H, W) in [0, 1]."""
+        mean, spread = full(self.encoder(self.inner(x))).chunk(2, dim=1)
+        # Zimmerer's network gives the logarithm of the standard deviation, Cai's that of the variance.
+        return mean, spread if self.config.network == "cai" else 2 * spread
+
+    def decode(self, z: Tensor) -> Tensor:
+        """(B, 1, H, W) on the network's scale, not clamped: the output layer has no activation."""
+        return full(self.decoder(z))
+
+    def restore(self, x: Tensor) -> Tensor:
+        restored = self.decode(self.encode(x)[0])
+        return ((restored + 1) / 2 if self.config.network == "cai" else restored).clamp(0, 1)
+
+    def error(self, x: Tensor, z: Tensor) -> Tensor:
+        """(B,) squared error of the restoration from `z`, summed over pixels, on the network's scale."""
+        return squared(self.inner(x), self.decode(z))
+
+    def divergence(self, mean: Tensor, log_var: Tensor) -> Tensor:
+        """(B,) KL of the code from the prior, nats; `quirk_std`: of one whose log-deviation is its deviation."""
+        return kl(mean, 2 * torch.exp(log_var / 2) if self.config.quirk_std else log_var)
+
+    def terms(self, x: Tensor) -> dict[str, Tensor]:
+        mean, log_var = self.encode(x)
+        c = self.config
+        return {"rec": c.beta_rec * self.error(x, mean), "kl": c.beta_kl * self.divergence(mean, log_var)}
+
+    def losses(self, x: Tensor) -> dict[str, tuple[float, Tensor]]:
+        """What is minimised, by name: its weight, and its mean over the images."""
+        mean, log_var = self.encode(x)
+        z = draw(mean, log_var) if self.config.latent_train == "sample" else mean
+        return {
+            "rec": (self.config.beta_rec, self.error(x, z).mean()),
+            "kl": (self.config.beta_kl, self.divergence(mean, log_var).mean()),
+        }
+
+    def training_step(self, x: Tensor, update: Update, progress: float) -> dict[str, Tensor]:
+        losses = self.losses(x)
+        loss = self.config.scale * torch.stack([weight * value for weight, value in losses.values()]).sum()
+        update("autoencoder", loss)
+        return {"loss": loss.detach(), **{name: value.detach() for name, (_, value) in losses.items()}}
+
+
+def convolutions(size: int, latent: int, widths: tuple[int, ...]) -> nn.Sequential:
+    """Zimmerer et al.'s encoder, (B, 1, size, size) to (B, 2 latent): no norms, no biases."""
+    layers: list[nn.Module] = []
+    for ins, outs in itertools.pairwise((1, *widths)):
+        layers += [nn.Conv2d(ins, outs, 4, 2, 1, bias=False), nn.LeakyReLU(0.01, inplace=True)]
+    side = size >> len(widths)
+    return nn.Sequential(*layers, nn.Conv2d(widths[-1], 2 * latent, side, bias=False), nn.Flatten())
+
+
+def transposed_convolutions(size: int, latent: int, widths: tuple[int, ...]) -> nn.Sequential:
+    """Zimmerer et al.'s decoder, (B, latent) to (B, 1, size, size)."""
+    side = size >> len(widths)
+    first = nn.ConvTranspose2d(latent, widths[-1], side, bias=False)
+    layers: list[nn.Module] = [nn.Unflatten(1, (latent, 1, 1)), first]
+    for ins, outs in itertools.pairwise((*reversed(widths), 1)):
+        layers += [nn.LeakyReLU(0.01, inplace=True), nn.ConvTranspose2d(ins, outs, 4, 2, 1, bias=False)]
+    return nn.Sequential(*layers)
