@@ -13,6 +13,7 @@ from salus.scores import build_score
 
 DETECTORS = {
     "ae": "salus.detectors.ae:AE",
+    "ce-vae": "salus.detectors.ce_vae:CEVAE",
     "mean-intensity": "salus.detectors.floors:MeanIntensity",
     "pca": "salus.detectors.floors:PCA",
     "ra": "salus.detectors.ra:RA",
