@@ -14,6 +14,7 @@ from salus.scores import build_score
 DETECTORS = {
     "ae": "salus.detectors.ae:AE",
     "ce-vae": "salus.detectors.ce_vae:CEVAE",
+    "dae": "salus.detectors.dae:DAE",
     "mean-intensity": "salus.detectors.floors:MeanIntensity",
     "pca": "salus.detectors.floors:PCA",
     "ra": "salus.detectors.ra:RA",
