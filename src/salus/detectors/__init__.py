@@ -15,6 +15,7 @@ DETECTORS = {
     "ae": "salus.detectors.ae:AE",
     "ce-vae": "salus.detectors.ce_vae:CEVAE",
     "dae": "salus.detectors.dae:DAE",
+    "mae": "salus.detectors.mae:MAE",
     "mean-intensity": "salus.detectors.floors:MeanIntensity",
     "pca": "salus.detectors.floors:PCA",
     "ra": "salus.detectors.ra:RA",
