@@ -17,6 +17,7 @@ DETECTORS = {
     "dae": "salus.detectors.dae:DAE",
     "mae": "salus.detectors.mae:MAE",
     "mean-intensity": "salus.detectors.floors:MeanIntensity",
+    "mkd": "salus.detectors.mkd:MKD",
     "pca": "salus.detectors.floors:PCA",
     "ra": "salus.detectors.ra:RA",
     "si-vae": "salus.detectors.si_vae:SIVAE",
