@@ -15,6 +15,7 @@ DETECTORS = {
     "ae": "salus.detectors.ae:AE",
     "ce-vae": "salus.detectors.ce_vae:CEVAE",
     "dae": "salus.detectors.dae:DAE",
+    "ddpm": "salus.detectors.ddpm:DDPM",
     "ltm": "salus.detectors.ltm:LTM",
     "mae": "salus.detectors.mae:MAE",
     "mean-intensity": "salus.detectors.floors:MeanIntensity",
