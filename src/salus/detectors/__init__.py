@@ -16,6 +16,7 @@ DETECTORS = {
     "ce-vae": "salus.detectors.ce_vae:CEVAE",
     "dae": "salus.detectors.dae:DAE",
     "ddpm": "salus.detectors.ddpm:DDPM",
+    "f-anogan": "salus.detectors.f_anogan:FAnoGAN",
     "ganomaly": "salus.detectors.ganomaly:GANomaly",
     "ltm": "salus.detectors.ltm:LTM",
     "mae": "salus.detectors.mae:MAE",
