@@ -22,6 +22,7 @@ DETECTORS = {
     "mae": "salus.detectors.mae:MAE",
     "mean-intensity": "salus.detectors.floors:MeanIntensity",
     "mkd": "salus.detectors.mkd:MKD",
+    "padim": "salus.detectors.padim:PaDiM",
     "pca": "salus.detectors.floors:PCA",
     "ra": "salus.detectors.ra:RA",
     "si-vae": "salus.detectors.si_vae:SIVAE",

@@ -1,0 +1,153 @@
+"""What `padim`, `patchcore` and `knn` share: a frozen trunk, patches of its features, and a bank that is bounded."""
+
+import math
+import os
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from salus.core.errors import ConfigError
+from salus.detectors.base import Detector, Update
+from salus.nets.features import Features, TrunkName, shapes
+from salus.scores.residual import gaussian
+
+COPIES = 2  # of the state while an epoch ends: as it is, and once more while it is written
+AT_ONCE = 2**24  # entries of a table of distances
+
+
+@dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
+class FeatureConfig:
+    """Settings of every method on frozen features."""
+
+    size: int = Field(64, ge=16)  # side of the square input, pixels
+    trunk: TrunkName = "efficientnet_lite0"  # the papers' WideResNet50-2 is in no package registry
+    weights: Literal["pretrained", "random"] = "pretrained"  # random ones only to show what pretraining is worth
+    enlarge: int = Field(224, ge=32)  # smaller images are enlarged to this side; the papers' input
+    sigma: float = Field(4.0, ge=0)  # Gaussian over the map, pixels of the enlarged image; both papers: 4 at 224
+
+    @property
+    def side(self) -> int:
+        """Pixels of what the trunk sees."""
+        return max(self.size, self.enlarge)
+
+    @property
+    def patches(self) -> int:
+        """Places of the finer layer in an image."""
+        return math.prod(shapes(self.trunk, self.side, end=False)[0][1:])
+
+    @property
+    def channels_in_all(self) -> int:
+        """Of both layers together: the length of a patch's features."""
+        return sum(shape[0] for shape in shapes(self.trunk, self.side, end=False))
+
+    def kept(self) -> tuple[int, str, str]:
+        """Numbers that the trained method holds, what they are, and the settings that make them fewer."""
+        raise NotImplementedError
+
+    @model_validator(mode="after")
+    def fits_into_memory(self) -> "FeatureConfig":
+        """Refuse before the fit what could only fail in it."""
+        numbers, what, cure = self.kept()
+        needed, there = 4 * numbers * COPIES, memory()
+        if needed > there:
+            raise ValueError(
+                f"{what} take {4 * numbers / 2**30:.1f} GiB, and {COPIES} times that while they are saved, but this "
+                f"machine has {there / 2**30:.1f} GiB of memory. Lower {cure}"
+            )
+        return self
+
+
+class FeatureDetector(Detector):
+    """Collects features of healthy images in one pass; nothing is learned by descent."""
+
+    config: FeatureConfig
+
+    def __init__(self, config: FeatureConfig, *, end: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        self.features = Features(config.trunk, config.weights, config.side, end=end)
+
+    @property
+    def score(self) -> Features:
+        """What tables name beside the method, as they name a restorer's score: the trunk and its weights."""
+        return self.features
+
+    @abstractmethod
+    def collect(self, x: Tensor) -> dict[str, Tensor]:
+        """Take in healthy images (B, 1, H, W); returns scalars to log."""
+
+    def parts(self) -> Mapping[str, Iterable[nn.Parameter]]:
+        return {}
+
+    @torch.no_grad()
+    def training_step(self, x: Tensor, update: Update, progress: float) -> dict[str, Tensor]:
+        if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+            raise ConfigError("A feature bank is collected in one process: train without torchrun.")
+        with torch.autocast(x.device.type, enabled=False):
+            return self.collect(x)
+
+    def validation_loss(self, x: Tensor) -> Tensor:
+        return self.detect(x).score
+
+    def learned(self) -> dict[str, Tensor]:
+        """With random weights the trunk, too: nobody else has them."""
+        return self.state_dict() if self.config.weights == "random" else super().learned()
+
+    def picture(self, distances: Tensor) -> Tensor:
+        """(B, 1, size, size) map of (B, patches) distances: enlarged (bilinear), then smoothed."""
+        c = self.config
+        height, width = shapes(c.trunk, c.side, end=False)[0][1:]
+        coarse = distances.reshape(-1, 1, height, width)
+        fine = F.interpolate(coarse, size=(c.size, c.size), mode="bilinear", align_corners=False)
+        return gaussian(fine, c.sigma * c.size / c.side)
+
+
+def joined(layers: Sequence[Tensor], *, neighbourhood: int, mode: Literal["nearest", "bilinear"]) -> Tensor:
+    """(B, patches, channels) of layers averaged around each place, then the coarse ones brought to the finest grid.
+
+    Args:
+        layers: (B, channels, height, width) each, the finest first.
+        neighbourhood: odd side of the square that is averaged; beyond the border there is nothing to average.
+        mode: how the coarse grid becomes a fine one.
+    """
+    around = neighbourhood // 2
+    local = [F.avg_pool2d(layer, neighbourhood, 1, around, count_include_pad=False) for layer in layers]
+    grid = local[0].shape[2:]
+    align = {"align_corners": False} if mode == "bilinear" else {}
+    fine = [local[0], *(F.interpolate(layer, size=grid, mode=mode, **align) for layer in local[1:])]
+    return torch.cat(fine, 1).flatten(2).transpose(1, 2)
+
+
+def nearest(rows: Tensor, bank: Tensor, count: int = 1) -> tuple[Tensor, Tensor]:
+    """Squared Euclidean distances to the nearest entries of a bank, ascending, and where they are, both (n, count).
+
+    The neighbours are found by a matrix product, and their distances then computed anew from differences: a product
+    loses the digits of what lies close together, and does so differently in every batch.
+
+    Args:
+        rows: (n, channels).
+        bank: (m, channels), m at least `count`.
+    """
+    norms, found = bank.square().sum(1), []
+    for part in torch.split(rows, max(1, AT_ONCE // len(bank))):
+        roughly = torch.addmm(norms, part, bank.T, alpha=-2)
+        where = roughly.topk(count, 1, largest=False).indices if count > 1 else roughly.argmin(1, keepdim=True)
+        exact = torch.stack([(part - bank[where[:, k]]).square().sum(1) for k in range(count)], 1)
+        ordered, order = exact.sort(1)
+        found.append((ordered, where.gather(1, order)))
+    distances, places = zip(*found, strict=True)
+    return torch.cat(distances), torch.cat(places)
+
+
+def memory() -> float:
+    """Bytes of this machine's memory; infinite where the system does not say."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):
+        return math.inf
