@@ -23,6 +23,7 @@ DETECTORS = {
     "mean-intensity": "salus.detectors.floors:MeanIntensity",
     "mkd": "salus.detectors.mkd:MKD",
     "padim": "salus.detectors.padim:PaDiM",
+    "patchcore": "salus.detectors.patchcore:PatchCore",
     "pca": "salus.detectors.floors:PCA",
     "ra": "salus.detectors.ra:RA",
     "si-vae": "salus.detectors.si_vae:SIVAE",
