@@ -18,6 +18,7 @@ DETECTORS = {
     "ddpm": "salus.detectors.ddpm:DDPM",
     "f-anogan": "salus.detectors.f_anogan:FAnoGAN",
     "ganomaly": "salus.detectors.ganomaly:GANomaly",
+    "knn": "salus.detectors.knn:KNN",
     "ltm": "salus.detectors.ltm:LTM",
     "mae": "salus.detectors.mae:MAE",
     "mean-intensity": "salus.detectors.floors:MeanIntensity",
