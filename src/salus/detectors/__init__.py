@@ -27,6 +27,7 @@ DETECTORS = {
     "patchcore": "salus.detectors.patchcore:PatchCore",
     "pca": "salus.detectors.floors:PCA",
     "ra": "salus.detectors.ra:RA",
+    "random-features": "salus.detectors.floors:RandomFeatures",
     "si-vae": "salus.detectors.si_vae:SIVAE",
     "vae": "salus.detectors.vae:VAE",
 }

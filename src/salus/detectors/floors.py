@@ -1,7 +1,8 @@
 """Floors: what a sceptic would try first. A detector that does not beat them has learned nothing useful."""
 
 from collections.abc import Iterable, Mapping
-from typing import ClassVar
+from dataclasses import replace
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -9,6 +10,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from salus.detectors.base import Detection, Detector, Preset, Recipe, Restorer, Update
+from salus.detectors.patchcore import PatchCore, PatchCoreConfig
 from salus.scores.base import Score
 
 
@@ -108,3 +110,23 @@ class PCA(Restorer):
         rows = torch.where(spread > 1e-6 * spread.max(), self.basis / spread.clamp(min=1e-12), 0)
         centred = x.flatten(1) - self.mean
         return (self.mean + centred @ rows.T @ rows).clamp(0, 1).view_as(x)
+
+
+@dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
+class RandomFeaturesConfig(PatchCoreConfig):
+    """Settings of `RandomFeatures`: PatchCore's, with nothing to choose in one of them."""
+
+    weights: Literal["random"] = "random"
+
+
+class RandomFeatures(PatchCore):
+    """PatchCore on a trunk that has learned nothing: what pretraining has to beat."""
+
+    Config = RandomFeaturesConfig
+    FAMILY = "floor"
+    PAPER = "Roth et al. 2022, arXiv:2106.08265, with random weights"
+    NEEDS = ""
+    PRESETS: ClassVar[Mapping[str, Preset]] = {
+        name: replace(preset, about=f"patchcore's `{name}` on random weights")
+        for name, preset in PatchCore.PRESETS.items()
+    }
