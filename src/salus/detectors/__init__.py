@@ -13,6 +13,10 @@ from salus.scores import build_score
 
 DETECTORS = {
     "ae": "salus.detectors.ae:AE",
+    "ae-grad": "salus.detectors.ae_grad:AEGrad",
+    "ae-perceptual": "salus.detectors.ae_perceptual:AEPerceptual",
+    "ae-ssim": "salus.detectors.ae_ssim:AESSIM",
+    "ae-u": "salus.detectors.ae_u:AEU",
     "ce-vae": "salus.detectors.ce_vae:CEVAE",
     "dae": "salus.detectors.dae:DAE",
     "ddpm": "salus.detectors.ddpm:DDPM",
@@ -22,6 +26,7 @@ DETECTORS = {
     "ltm": "salus.detectors.ltm:LTM",
     "mae": "salus.detectors.mae:MAE",
     "mean-intensity": "salus.detectors.floors:MeanIntensity",
+    "mem-ae": "salus.detectors.mem_ae:MemAE",
     "mkd": "salus.detectors.mkd:MKD",
     "padim": "salus.detectors.padim:PaDiM",
     "patchcore": "salus.detectors.patchcore:PatchCore",
