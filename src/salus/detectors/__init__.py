@@ -18,6 +18,7 @@ DETECTORS = {
     "ae-ssim": "salus.detectors.ae_ssim:AESSIM",
     "ae-u": "salus.detectors.ae_u:AEU",
     "ce-vae": "salus.detectors.ce_vae:CEVAE",
+    "constrained-ae": "salus.detectors.constrained_ae:ConstrainedAE",
     "dae": "salus.detectors.dae:DAE",
     "ddpm": "salus.detectors.ddpm:DDPM",
     "f-anogan": "salus.detectors.f_anogan:FAnoGAN",
