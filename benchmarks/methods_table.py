@@ -1,13 +1,17 @@
 """The tables of docs/results.md: methods x data sets x scores x seeds, by the functions behind the commands.
 
-    python benchmarks/methods_table.py --data DATA --out runs/table [--methods ra ae] [--seeds 0 1 2] [--table]
+    python benchmarks/methods_table.py --data DATA --out runs/table [--methods ra ae] [--seeds 0 1 2]
+    python benchmarks/methods_table.py --out runs/table --keep       into docs/results.csv, in place of equal rows there
+    python benchmarks/methods_table.py --table [--sets phantom]      docs/results.csv as a table
 
 A cell is `salus train METHOD --data SET --seed S`, `salus screen SET`, `salus evaluate`, in a process of its own whose
 peak memory is kept. Training does not depend on the score, so rows that differ by it share one training. Finished
-cells are not done again, several of these may run side by side with other methods, and `--table` prints what there is.
+cells are not done again, and several of these may run side by side with other methods.
 """
 
 import argparse
+import csv
+import datetime
 import json
 import os
 import statistics
@@ -32,11 +36,23 @@ from salus.preprocess import PreparedCache
 from salus.screening import screen
 from salus.training import fit_score, train
 
-SETS = ("phantom", "brain_flair_stroke_hemi", "brain_flair_stroke_axial", "chest_xray_pneumonia")
+SETS = {
+    "phantom": "Phantom",
+    "brain_flair_stroke_hemi": "Stroke, hemispheres",
+    "brain_flair_stroke_axial": "Stroke, axial slices",
+    "chest_xray_pneumonia": "Chest radiographs of children",
+}
+OTHERS = {"residual": "residual", "smoothed": "smoothed-2-top1", "equation 5": "equation5-code-squeezenet-lin"}
 COMMON = (  # what every restoring method is also judged with
     {"name": "residual"},
     {"name": "smoothed", "sigma": 2.0, "image": "top1"},
     {"name": "equation5", "trunk": "squeezenet"},
+)
+RESULTS = Path(__file__).parents[1] / "docs" / "results.csv"
+COLUMNS = (
+    *("data", "finding", "method", "seed", "own", "auroc", "auroc_low", "auroc_high"),
+    *("pixel_ap", "pixel_ap_low", "pixel_ap_high", "false_alarms", "false_alarms_low", "false_alarms_high"),
+    *("seconds", "ms", "mib", "commit", "date"),
 )
 
 
@@ -88,13 +104,9 @@ def cell(data: Path, method: str, seed: int, out: Path, preset: str) -> None:
         screen([data], model=scored, out=place / "results")
         print(evaluate(place / "results", data, place / "report"), flush=True)
     if not (out / "speed.json").is_file():
-        (out / "speed.json").write_text(json.dumps({"ms": milliseconds(Model.load(model)), "threads": threads()}))
-
-
-def threads() -> int:
-    import torch
-
-    return torch.get_num_threads()
+        commit = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=RESULTS.parent, text=True).strip()
+        made = {"ms": milliseconds(Model.load(model)), "commit": commit, "date": str(datetime.date.today())}
+        (out / "speed.json").write_text(json.dumps(made))
 
 
 def milliseconds(model: Model) -> float:
@@ -130,56 +142,128 @@ def run(options: argparse.Namespace) -> None:
                 print(f"done: {name} {method} seed {seed}", flush=True)
 
 
-def spread(values: list[float], digits: int = 3) -> str:
-    shown = f"{statistics.mean(values):.{digits}f}"
-    return f"{shown} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else shown
+def collected(options: argparse.Namespace) -> dict[tuple[str, ...], dict[str, str]]:
+    """Rows of RESULTS with those of the finished cells in `--out` in their place, by what they are about."""
+    rows = {key_of(row): row for row in stored()}
+    for peak in sorted(options.out.glob("*/*/seed*/peak.json")):
+        for row in rows_of_cell(peak.parent):
+            rows[key_of(row)] = row
+    return rows
+
+
+def stored() -> list[dict[str, str]]:
+    if not RESULTS.is_file():
+        return []
+    with RESULTS.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def key_of(row: dict[str, str]) -> tuple[str, ...]:
+    return row["data"], row["finding"], row["method"], row["seed"]
+
+
+def rows_of_cell(cell: Path) -> list[dict[str, str]]:
+    """A row for each score and finding, and in the cells of seed 0 one for each floor."""
+    card = json.loads((cell / "model" / "model.json").read_text())["card"]
+    made = json.loads((cell / "speed.json").read_text())
+    peak = json.loads((cell / "peak.json").read_text())
+    own = label_of(scores_of(cell.parent.name)[0])
+    common = {"data": cell.parents[1].name, "commit": made["commit"], "date": made["date"]}
+    cost = {"seconds": f"{card['run']['seconds']:.0f}", "ms": f"{made['ms']:.2f}", "mib": f"{peak['mib']:.0f}"}
+    rows = []
+    for report in sorted(cell.glob("*/report/metrics.json")):
+        metrics = json.loads(report.read_text())
+        found = rows_of_method(metrics, metrics["method"])
+        mine = "own" if report.parents[1].name == own else ""
+        rows += [{**common, "seed": cell.name.removeprefix("seed"), "own": mine, **cost, **row} for row in found]
+        for floor, judged in metrics["floors"].items():
+            if judged and cell.name == "seed0":
+                found = rows_of_method(judged, f"floor: {floor}")
+                rows += [
+                    {**common, "seed": "-", "own": "own", "seconds": "", "ms": "", "mib": "", **row} for row in found
+                ]
+    return rows
+
+
+def rows_of_method(metrics: dict, method: str) -> list[dict[str, str]]:
+    """Overall and, where there are few, each finding."""
+    groups = {"all": metrics["overall"], **(metrics["findings"] if len(metrics["findings"]) == 2 else {})}
+    rows = []
+    for finding, group in groups.items():
+        row = {"finding": finding, "method": method}
+        for name, measure in (
+            ("auroc", group["auroc"]),
+            ("pixel_ap", group["pixel_ap"]),
+            ("false_alarms", metrics["healthy"]["false_alarm_rate"]),
+        ):
+            low, high = measure["ci95"] if measure else ("", "")
+            row |= {name: str(measure["value"] if measure else ""), f"{name}_low": str(low), f"{name}_high": str(high)}
+        rows.append(row)
+    return rows
+
+
+def keep(options: argparse.Namespace) -> None:
+    rows = collected(options)
+    with RESULTS.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows[key] for key in sorted(rows))
 
 
 def table(options: argparse.Namespace) -> None:
-    """Mean and standard deviation over seeds; the interval over patients is that of the first seed."""
-    print("| data | method + score | seeds | AUROC | 95 %, patients | pixel AP | false alarms | s | ms/image | MiB |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
-    for name in options.sets:
-        rows: dict[str, list[Path]] = {}
-        for report in sorted((options.out / name).glob("*/seed*/*/report/metrics.json")):
-            if report.parents[3].name in options.methods:
-                rows.setdefault(json.loads(report.read_text())["method"], []).append(report)
-        for method, reports in rows.items():
-            print_rows(name, method, reports)
-        if rows:
-            floors = json.loads(next(iter(rows.values()))[0].read_text())["floors"]
-            for floor, metrics in floors.items():
-                if metrics:
-                    print_row(name, f"floor: {floor}", [metrics["overall"]], [metrics["healthy"]], [])
+    """For each data set the methods with their own scores, best first, and beside it what other scores make of them.
+
+    Means and standard deviations over seeds; the interval over patients is that of the first seed.
+    """
+    for data in options.sets:
+        rows = [row for row in stored() if row["data"] == data]
+        findings = sorted({row["finding"] for row in rows} - {"all"})
+        columns = [*findings, "flagged of healthy"] if findings else ["pixel AP", "flagged of healthy"]
+        head = ["method", "its score", "seeds", "AUROC", "95 %, patients", *columns, *OTHERS, "s", "ms/image", "MiB"]
+        print(f"### {SETS[data]}\n\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
+        own: dict[str, list[dict[str, str]]] = {}
+        for row in rows:
+            if row["own"] and row["finding"] == "all":
+                own.setdefault(row["method"], []).append(row)
+        for name, mine in sorted(own.items(), key=lambda item: -mean_of(item[1], "auroc")):
+            method, _, score = name.partition(" + ")
+            same = [row for row in rows if row["method"] == name]
+            extra = [shown([r for r in same if r["finding"] == finding], "auroc") for finding in findings]
+            cells = [
+                method,
+                score or "-",
+                "-" if mine[0]["seed"] == "-" else str(len(mine)),
+                shown(mine, "auroc"),
+                f"{float(mine[0]['auroc_low']):.3f} to {float(mine[0]['auroc_high']):.3f}",
+                *(extra or [shown(mine, "pixel_ap")]),
+                shown(mine, "false_alarms"),
+                *(
+                    beside([r for r in rows if r["method"] == f"{method} + {other}"], findings)
+                    for other in OTHERS.values()
+                ),
+                *(shown(mine, column, digits, sd=False) for column, digits in (("seconds", 0), ("ms", 1), ("mib", 0))),
+            ]
+            print(f"| {' | '.join(cells)} |")
+        print()
 
 
-def print_rows(name: str, method: str, reports: list[Path]) -> None:
-    metrics = [json.loads(report.read_text()) for report in reports]
-    costs = []
-    for report in reports:
-        seed = report.parents[2]
-        card = json.loads((seed / "model" / "model.json").read_text())["card"]
-        speed, peak = (json.loads((seed / f"{part}.json").read_text()) for part in ("speed", "peak"))
-        costs.append((card["run"]["seconds"], speed["ms"], peak["mib"]))
-    print_row(name, method, [m["overall"] for m in metrics], [m["healthy"] for m in metrics], costs)
-    if name.startswith("chest"):
-        for finding in metrics[0]["findings"]:
-            print_row(f"{name}, {finding}", method, [m["findings"][finding] for m in metrics], [], [])
+def mean_of(rows: list[dict[str, str]], column: str) -> float:
+    return statistics.mean(float(row[column]) for row in rows)
 
 
-def print_row(
-    name: str, method: str, groups: list[dict], healthy: list[dict], costs: list[tuple[float, float, float]]
-) -> None:
-    low, high = groups[0]["auroc"]["ci95"]
-    pixel = spread([g["pixel_ap"]["value"] for g in groups]) if groups[0]["pixel_ap"] else "no masks"
-    flagged = spread([h["false_alarm_rate"]["value"] for h in healthy]) if healthy else "-"
-    cost = [f"{statistics.mean(values):.0f}" for values in zip(*costs, strict=True)] or ["-"] * 3
-    auroc = spread([g["auroc"]["value"] for g in groups])
-    print(
-        f"| {name} | {method} | {len(groups)} | {auroc} | {low:.3f} to {high:.3f} | {pixel} | {flagged} | "
-        + " | ".join(cost)
-        + " |"
-    )
+def shown(rows: list[dict[str, str]], column: str, digits: int = 3, *, sd: bool = True) -> str:
+    values = [float(row[column]) for row in rows if row[column]]
+    if not values:
+        return "-"
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if sd and len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{spread}"
+
+
+def beside(rows: list[dict[str, str]], findings: list[str]) -> str:
+    """AUROC / pixel AP of another score, or AUROC alone where there are no masks."""
+    whole = [row for row in rows if row["finding"] == "all"]
+    auroc, pixels = shown(whole, "auroc", sd=False), shown(whole, "pixel_ap", sd=False)
+    return auroc if findings or not whole else f"{auroc} / {pixels}"
 
 
 def main() -> None:
@@ -190,12 +274,15 @@ def main() -> None:
     options.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
     options.add_argument("--seeds", nargs="+", type=int, default=[0])
     options.add_argument("--preset", default="fast")
+    options.add_argument("--keep", action="store_true")
     options.add_argument("--table", action="store_true")
     options.add_argument("--cell", nargs=5, help=argparse.SUPPRESS)
     chosen = options.parse_args()
     if chosen.cell:
         data, method, seed, out, preset = chosen.cell
         cell(Path(data), method, int(seed), Path(out), preset)
+    elif chosen.keep:
+        keep(chosen)
     elif chosen.table:
         table(chosen)
     else:
