@@ -72,7 +72,7 @@ class DAE(Restorer):
             about="as the RA authors compare with it: l1, no masks, Adam 1e-4 all along, 1000 epochs",
         ),
         "fast": Preset(
-            recipe=Recipe(epochs=16, batch=16, learning_rate=1e-3, clip=0.5, schedule="cosine", select="last"),
+            recipe=Recipe(epochs=64, batch=16, learning_rate=1e-3, clip=0.5, schedule="cosine", select="last"),
             settings={"size": 64, "widths": (8, 16, 32, 64)},
             score={"name": "smoothed", "sigma": 2.0, "image": "top1"},
             about="ours: an eighth of the widths at 64 px",

@@ -71,7 +71,7 @@ class MAE(Restorer):
         ),
         "fast": Preset(
             recipe=Recipe(
-                epochs=40, batch=8, learning_rate=2e-3, optimiser="adamw", betas=(0.9, 0.95), weight_decay=0.05,
+                epochs=120, batch=8, learning_rate=2e-3, optimiser="adamw", betas=(0.9, 0.95), weight_decay=0.05,
                 schedule="cosine", warm=0.05, select="last",
             ),
             settings={

@@ -92,7 +92,7 @@ class VAE(Restorer):
         ),
         "fast": Preset(
             settings={"size": 64, "network": "cai", "latent": 32, "beta_rec": 0.125, "beta_kl": 0.25},
-            recipe=Recipe(epochs=100, batch=16, learning_rate=2e-3, schedule="cosine", select="last"),
+            recipe=Recipe(epochs=250, batch=16, learning_rate=2e-3, schedule="cosine", select="last"),
             score={"name": "smoothed", "sigma": 2.0, "image": "top1"},
             about="ours: a price at which a phantom's code costs 10 nats; score of ra's fast (docs/fast-preset.md)",
         ),
