@@ -54,6 +54,13 @@ def learned(name):
     return trained(name)
 
 
+def test_no_preset_keeps_weights_of_its_warm_up(name):
+    """A plain VAE has the least error: chosen by it among all epochs, the method itself would never be seen."""
+    for preset in detector_class(name).PRESETS.values():
+        begun = preset.settings.get("warmup", 0) + preset.settings.get("ramp", 0)
+        assert preset.recipe.select == "last" or preset.recipe.select_after >= begun
+
+
 def test_map_covers_the_image(name):
     x = torch.rand(3, 1, 32, 32)
     with torch.no_grad():

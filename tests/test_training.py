@@ -232,3 +232,14 @@ def test_a_damaged_state_is_refused(tmp_path):
     state.write_bytes(state.read_bytes()[:100])
     with pytest.raises(ModelError, match="was altered"):
         run(tiny(), RECIPE, tmp_path / "p")
+
+
+def test_every_epoch_trains_in_training_mode_and_judges_in_evaluation_mode(tmp_path):
+    detector, modes = tiny(), []
+    trained, judged = detector.training_step, detector.validation_loss
+    detector.training_step = lambda *arguments: (modes.append(("step", detector.training)), trained(*arguments))[1]
+    detector.validation_loss = lambda x: (modes.append(("judge", detector.training)), judged(x))[1]
+    fit(detector, replace(RECIPE, epochs=3), discs(16), discs(8, seed=1), tmp_path, 0, make_fabric("cpu", "fp32"))
+    assert set(modes) == {("step", True), ("judge", False)}
+    assert modes.index(("judge", False)) < len(modes) - 1 - modes[::-1].index(("step", True))
+    assert not detector.training

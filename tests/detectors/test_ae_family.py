@@ -141,7 +141,7 @@ def test_the_length_of_the_code_counts_only_as_released(similarity, same):
 def test_the_loss_is_the_error_plus_the_weighted_entropy():
     detector, x = small("mem-ae", entropy_weight=0.5), picture()
     losses = detector.losses(x)
-    torch.testing.assert_close(losses["mse"], F.mse_loss(detector.reconstruct(x), 2 * x - 1))
+    torch.testing.assert_close(losses["rec"], F.mse_loss(detector.reconstruct(x), 2 * x - 1))
     shares = torch.distributions.Categorical(probs=detector.attention(x))
     torch.testing.assert_close(losses["entropy"], 0.5 * shares.entropy().mean())
     assert small("mem-ae", entropy_weight=0.0).losses(x)["entropy"] == 0
@@ -157,6 +157,11 @@ def test_the_memory_learns_and_different_images_use_different_items():
         assert len(detector.eval().attention(x).argmax(1).unique()) > 2
 
 
+def test_a_memory_takes_no_spatial_code():
+    with pytest.raises(ConfigError, match=r"the memory holds vectors: code must be 'vector'"):
+        small("mem-ae", code="spatial")
+
+
 # ae-u
 
 
@@ -164,7 +169,7 @@ def test_the_loss_is_twice_the_gaussian_likelihood():
     detector, x = small("ae-u"), picture()
     restored, log_variance = detector.outputs(x)
     expected = 2 * F.gaussian_nll_loss(restored, 2 * x - 1, log_variance.exp(), eps=1e-12)
-    torch.testing.assert_close(detector.losses(x)["nll"], expected)
+    torch.testing.assert_close(detector.losses(x)["rec"], expected)
 
 
 @pytest.mark.parametrize("direction", [-1e6, 1e6])
@@ -174,7 +179,16 @@ def test_a_log_variance_that_runs_away_stays_finite(direction):
         detector.decoder[-1].weight[:, 1] = direction
     assert detector.outputs(x)[1].abs().max() <= 10
     logged = step(detector, x)
-    assert logged["nll"].isfinite()
+    assert logged["rec"].isfinite()
+
+
+def test_a_log_variance_far_below_the_truth_is_drawn_back():
+    """Cut off at -10 it would weigh its pixel by 22,000 and feel no slope."""
+    detector, x = small("ae-u"), picture()
+    decoded = torch.cat([2 * x - 0.5, torch.full_like(x, -12.0)], 1).requires_grad_()
+    detector.decode = lambda _: decoded
+    (slope,) = torch.autograd.grad(detector.losses(x)["rec"], decoded)
+    assert (slope[:, 1] < 0).all()
     assert detector.eval().detect(x).map.isfinite().all()
 
 
@@ -197,7 +211,7 @@ def test_the_loss_is_the_mean_of_the_scores_map():
     detector.unclamped = lambda _: 1.5 * x.roll(1, 0)  # another for each image, partly outside [0, 1]
     expected = dissimilarity(x, detector.restore(x)).mean((1, 2, 3))
     torch.testing.assert_close(detector.terms(x)["rec"], expected)
-    torch.testing.assert_close(detector.losses(x)["dissimilarity"], expected.mean())
+    torch.testing.assert_close(detector.losses(x)["rec"], expected.mean())
 
 
 @pytest.mark.parametrize("outside", ["stuck", "pulled"])
@@ -205,7 +219,7 @@ def test_what_left_the_range_comes_back_only_if_it_is_pulled(outside):
     detector, x = small("ae-ssim", outside=outside), picture()
     pixels = torch.full_like(x, 1.5).requires_grad_()
     detector.unclamped = lambda _: pixels
-    loss = detector.losses(x)["dissimilarity"]
+    loss = detector.losses(x)["rec"]
     torch.testing.assert_close(loss, dissimilarity(x, torch.ones_like(x)).mean())
     (gradient,) = torch.autograd.grad(loss, pixels)
     assert (gradient.sum() > 0) == (outside == "pulled")
@@ -231,7 +245,7 @@ def test_the_loss_is_the_share_of_the_features_that_the_restoration_lacks():
     seen, restored = (detector.layer.trunk(v)[0].detach().numpy() for v in scaled)
     expected = np.abs(seen - restored).sum((1, 2, 3)) / np.abs(seen).sum((1, 2, 3))
     np.testing.assert_allclose(detector.terms(x)["rec"].detach().numpy(), expected, rtol=1e-4)
-    np.testing.assert_allclose(detector.losses(x)["features"].item(), expected.mean(), rtol=1e-4)
+    np.testing.assert_allclose(detector.losses(x)["rec"].item(), expected.mean(), rtol=1e-4)
 
 
 def test_the_trunk_is_neither_trained_nor_saved():
@@ -247,7 +261,7 @@ def test_pixels_outside_the_range_feel_the_loss():
     detector, x = small("ae-perceptual"), picture()
     pixels = torch.full_like(x, 1.5).requires_grad_()
     detector.unclamped = lambda _: pixels
-    (gradient,) = torch.autograd.grad(detector.losses(x)["features"], pixels)
+    (gradient,) = torch.autograd.grad(detector.losses(x)["rec"], pixels)
     assert gradient.any()
 
 
@@ -297,7 +311,7 @@ def test_the_restoration_is_to_have_the_images_code():
     z = detector.encoder(2 * x - 1)
     restored = detector.decoder(z)
     losses = detector.losses(x)
-    torch.testing.assert_close(losses["mse"], F.mse_loss(restored, 2 * x - 1))
+    torch.testing.assert_close(losses["rec"], F.mse_loss(restored, 2 * x - 1))
     torch.testing.assert_close(losses["code"], 3 * F.mse_loss(detector.encoder(restored), z), rtol=1e-4, atol=0)
 
 

@@ -335,6 +335,13 @@ def test_no_preset_chooses_among_epochs_of_different_stages():
         assert preset.recipe.select == "last" or preset.recipe.select_after >= stage
 
 
+def test_the_paper_preset_is_the_release_nearest_to_ras_tables():
+    preset = detector_class("ltm").PRESETS["paper"]
+    recipe = preset.recipe
+    assert (recipe.of("vqvae").learning_rate, recipe.of("transformer").learning_rate, recipe.batch) == (1e-4, 5e-4, 16)
+    assert (preset.settings["restart"], preset.settings["masked"]) == (0.0, False)
+
+
 def test_a_gradient_score_gets_the_error_of_the_vqvae():
     ltm = build("ltm", SMALL, {"name": "gradient"}).eval()
     assert ltm.detect(torch.rand(2, 1, 32, 32)).map.max() > 0

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from salus.core.errors import ConfigError
 from salus.detectors import Recipe, build, detector_class
@@ -207,6 +208,37 @@ def test_sampled_and_averaged_restorations_do_not_change_between_calls():
             assert not torch.equal(ra.restore(x), small().eval().restore(x))
 
 
+def test_the_encoder_is_the_published_one_layer_by_layer():
+    """methods.md has: 5 x 5 stem, mean over 2 x 2, then residual blocks whose shortcut carries no norm."""
+    encoder, x = small().encoder.eval(), torch.rand(3, 1, 32, 32)
+    for norm in encoder.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.running_mean.uniform_(-0.2, 0.2)
+            norm.running_var.uniform_(0.5, 2)
+
+    def normed(h, norm):
+        return F.batch_norm(h, norm.running_mean, norm.running_var, norm.weight, norm.bias)
+
+    def block(h, b):
+        kept = h if isinstance(b.shortcut, nn.Identity) else F.conv2d(h, b.shortcut.weight)
+        h = F.leaky_relu(normed(F.conv2d(h, b.first.weight, padding=1), b.first_norm), 0.2)
+        return F.leaky_relu(kept + normed(F.conv2d(h, b.second.weight, padding=1), b.second_norm), 0.2)
+
+    stem = encoder.stem
+    h = F.avg_pool2d(F.leaky_relu(normed(F.conv2d(x, stem[0].weight, padding=2), stem[1]), 0.2), 2)
+    expected = [h]
+    for stage in encoder.stages:
+        h = F.avg_pool2d(block(h, stage[0]), 2)
+        expected.append(h)
+    expected.append(block(h, encoder.last))
+    both = F.linear(expected[-1].flatten(1), encoder.code.weight, encoder.code.bias)
+    with torch.no_grad():
+        mean, log_var, taps = encoder(x)
+    torch.testing.assert_close(torch.cat([mean, log_var], 1), both)
+    for tap, by_hand in zip(taps, expected, strict=True):
+        torch.testing.assert_close(tap, by_hand)
+
+
 def test_widths_that_do_not_fit_the_size_are_explained():
     with pytest.raises(ConfigError, match=r"3 widths fit a size of 32, not 64"):
         small(size=64)
@@ -215,6 +247,8 @@ def test_widths_that_do_not_fit_the_size_are_explained():
 def test_the_paper_preset_is_the_published_recipe():
     preset = detector_class("ra").PRESETS["paper"]
     assert (preset.recipe.learning_rate, preset.recipe.batch, preset.recipe.epochs) == (5e-5, 8, 1500)
+    assert (preset.recipe.patience, preset.recipe.augment, preset.recipe.select) == (500, "affine", "best")
+    assert preset.score == {"name": "equation5", "reading": "code", "trunk": "squeezenet"}
     config = build("ra", preset.settings, {"name": "residual"}).config
     values = (config.beta_rec, config.beta_kl, config.gamma_rec, config.alpha, config.reversed_weight, config.warmup)
     assert values == (0.5, 1.0, 1e-8, 2.0, 0.005, 0.0)

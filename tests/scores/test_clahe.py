@@ -6,7 +6,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from skimage.exposure import equalize_adapthist
 
-from salus.scores.clahe import clahe
+from salus.scores.clahe import clahe, tiling
 
 
 @pytest.fixture(autouse=True)
@@ -115,3 +115,12 @@ def test_refuses_what_is_no_batch_of_grey_images(shape):
 def test_refuses_a_number_of_bins_it_cannot_tell_apart():
     with pytest.raises(ValueError, match="bins=1"):
         clahe(torch.zeros(1, 1, 8, 8), bins=1)
+
+
+def test_at_128_pixels_a_tile_is_16_and_two_pixels_fill_a_bin():
+    """Published constants; a flat ramp then tells a limit of 2 from any other: no bin may hold more."""
+    assert tiling(128) == (8, 16)
+    x = torch.rand(1, 1, 128, 128, generator=torch.Generator().manual_seed(0))
+    same, other = clahe(x, clip_limit=2 / 256), clahe(x, clip_limit=3 / 256)
+    torch.testing.assert_close(clahe(x), same, rtol=0, atol=0)
+    assert not torch.equal(clahe(x), other)

@@ -5,14 +5,14 @@ Perspective", arXiv:2403.09303; layers and training settings from `MedIAnomaly` 
 """
 
 from collections.abc import Iterable, Mapping
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from salus.detectors.base import Preset, Recipe, Restorer, Update, fitting
+from salus.detectors.base import Preset, Recipe, Restorer, Update, fitting, inner, mean_squared, outer
 from salus.scores.base import Score
 
 
@@ -21,6 +21,7 @@ class AEConfig:
     """Settings of `AE`."""
 
     size: int = Field(64, ge=16)  # side of the square input, pixels
+    code: Literal["vector", "spatial"] = "vector"  # spatial: AE-Spatial, d entries at each place of the last map
     latent: int = Field(16, ge=1)  # d, entries of the code; the paper's best: X-ray 4, brain 16 to 32
     hidden: int = Field(1024, ge=2)  # D, width of the layers around the code
     widths: tuple[int, int, int, int] = (16, 32, 64, 64)  # channels after each halving
@@ -68,7 +69,7 @@ class AE(Restorer):
         return {"autoencoder": [*self.encoder.parameters(), *self.decoder.parameters()]}
 
     def code(self, x: Tensor) -> Tensor:
-        """(B, latent), what the decoder is given."""
+        """What the decoder is given: (B, latent), or (B, latent, H / 16, W / 16) where the code is spatial."""
         z: Tensor = self.encoder(inner(x))
         return z
 
@@ -83,17 +84,20 @@ class AE(Restorer):
 
     def unclamped(self, x: Tensor) -> Tensor:
         """(B, 1, H, W), the restoration before what lies outside [0, 1] is cut."""
-        return (self.reconstruct(x) + 1) / 2
+        return outer(self.reconstruct(x))
 
     def restore(self, x: Tensor) -> Tensor:
         return self.unclamped(x).clamp(0, 1)
 
     def terms(self, x: Tensor) -> dict[str, Tensor]:
-        return {"rec": (self.reconstruct(x) - inner(x)).square().flatten(1).mean(1)}
+        return {"rec": mean_squared(self.reconstruct(x), inner(x))}
 
     def losses(self, x: Tensor) -> dict[str, Tensor]:
         """Scalars by name; their sum is what is minimised."""
-        return {"mse": (self.reconstruct(x) - inner(x)).square().mean()}
+        return {"rec": self.terms(x)["rec"].mean()}
+
+    def validation_loss(self, x: Tensor) -> Tensor:
+        return self.terms(x)["rec"]
 
     def training_step(self, x: Tensor, update: Update, progress: float) -> dict[str, Tensor]:
         losses = self.losses(x)
@@ -101,31 +105,35 @@ class AE(Restorer):
         return {name: loss.detach() for name, loss in losses.items()}
 
 
-def inner(x: Tensor) -> Tensor:
-    """[0, 1] to [-1, 1], the scale of this family's networks."""
-    return 2 * x - 1
-
-
 def encoder(config: AEConfig, outs: int) -> nn.Sequential:
-    """(B, 1, size, size) to (B, outs)."""
+    """(B, 1, size, size) to a code with `outs` entries, at each place if it is spatial."""
     a, b, c, d = config.widths
+    halved = (*down(1, a), *down(a, b), *down(b, c), *down(c, d))
+    if config.code == "spatial":
+        return nn.Sequential(*halved, *mixed(d, config.hidden), nn.Conv2d(config.hidden, outs, 1, bias=False))
     flat = d * (config.size // 16) ** 2
     return nn.Sequential(
-        *down(1, a), *down(a, b), *down(b, c), *down(c, d), nn.Flatten(),
-        nn.Linear(flat, config.hidden), nn.BatchNorm1d(config.hidden), nn.ReLU(inplace=True),
+        *halved, nn.Flatten(), nn.Linear(flat, config.hidden), nn.BatchNorm1d(config.hidden), nn.ReLU(inplace=True),
         nn.Linear(config.hidden, outs),
     )  # fmt: skip
 
 
 def decoder(config: AEConfig, channels: int) -> nn.Sequential:
-    """(B, latent) to (B, channels, size, size)."""
+    """A code to (B, channels, size, size)."""
     a, b, c, d = config.widths
     side = config.size // 16
+    doubled = (*up(d, c), *up(c, b), *up(b, a), nn.ConvTranspose2d(a, channels, 4, 2, 1, bias=False))
+    if config.code == "spatial":
+        return nn.Sequential(*mixed(config.latent, config.hidden), nn.Conv2d(config.hidden, d, 1, bias=False), *doubled)
     return nn.Sequential(
         nn.Linear(config.latent, config.hidden), nn.BatchNorm1d(config.hidden), nn.ReLU(inplace=True),
-        nn.Linear(config.hidden, d * side**2), nn.Unflatten(1, (d, side, side)),
-        *up(d, c), *up(c, b), *up(b, a), nn.ConvTranspose2d(a, channels, 4, 2, 1, bias=False),
+        nn.Linear(config.hidden, d * side**2), nn.Unflatten(1, (d, side, side)), *doubled,
     )  # fmt: skip
+
+
+def mixed(ins: int, outs: int) -> list[nn.Module]:
+    """A layer within each place."""
+    return [nn.Conv2d(ins, outs, 1, bias=False), nn.BatchNorm2d(outs), nn.ReLU(inplace=True)]
 
 
 def down(ins: int, outs: int) -> list[nn.Module]:

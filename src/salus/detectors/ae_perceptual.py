@@ -58,9 +58,3 @@ class AEPerceptual(AE):
     def terms(self, x: Tensor) -> dict[str, Tensor]:
         # Not clamped: a pixel outside [0, 1] would be out of reach of the gradient.
         return {"rec": relative(self.layer(x), self.layer(self.unclamped(x)), (1, 2, 3)).flatten()}
-
-    def losses(self, x: Tensor) -> dict[str, Tensor]:
-        return {"features": self.terms(x)["rec"].mean()}
-
-    def validation_loss(self, x: Tensor) -> Tensor:
-        return self.terms(x)["rec"]

@@ -51,9 +51,3 @@ class AESSIM(AE):
         if self.config.outside == "pulled":
             clamped = restored + (clamped - restored).detach()
         return {"rec": dissimilarity(x, clamped).flatten(1).mean(1)}
-
-    def losses(self, x: Tensor) -> dict[str, Tensor]:
-        return {"dissimilarity": self.terms(x)["rec"].mean()}
-
-    def validation_loss(self, x: Tensor) -> Tensor:
-        return self.terms(x)["rec"]

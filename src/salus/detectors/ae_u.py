@@ -12,8 +12,8 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from salus.detectors.ae import AE, AEConfig, inner
-from salus.detectors.base import Detection, Preset
+from salus.detectors.ae import AE, AEConfig
+from salus.detectors.base import Detection, Preset, inner
 
 LIMIT = 10.0  # of |r|: exp(-LIMIT / 2) is less than a grey level of 8 bits. Ours; without it r may run away
 
@@ -42,7 +42,7 @@ class AEU(AE):
     def outputs(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Restoration on the inner scale and r, (B, 1, H, W) each."""
         restored, log_variance = self.decode(self.code(x)).chunk(2, 1)
-        return restored, log_variance.clamp(-LIMIT, LIMIT)
+        return restored, LIMIT * torch.tanh(log_variance / LIMIT)
 
     def reconstruct(self, x: Tensor) -> Tensor:
         return self.outputs(x)[0]
@@ -51,12 +51,6 @@ class AEU(AE):
         restored, log_variance = self.outputs(x)
         error = torch.exp(-log_variance) * (restored - inner(x)).square()
         return {"rec": (error + log_variance).flatten(1).mean(1)}
-
-    def losses(self, x: Tensor) -> dict[str, Tensor]:
-        return {"nll": self.terms(x)["rec"].mean()}
-
-    def validation_loss(self, x: Tensor) -> Tensor:
-        return self.terms(x)["rec"]
 
     def detect(self, x: Tensor) -> Detection:
         seen = super().detect(x)

@@ -168,11 +168,11 @@ class Restorer(Detector):
         """(B, 1, H, W) in [0, 1]: what `x` would look like if it were healthy."""
 
     def terms(self, x: Tensor) -> dict[str, Tensor]:
-        """What the network minimises, by name, (B,) each, differentiable in `x`; for scores made of gradients.
+        """What scores made of gradients differentiate in `x`, by name, (B,) each.
 
-        "rec" is the error of the restoration; what is variational adds "kl".
+        "rec" is the error of the restoration, for most methods what they minimise; what is variational adds "kl".
         """
-        return {"rec": (self.restore(x) - x).square().flatten(1).mean(1)}
+        return {"rec": mean_squared(self.restore(x), x)}
 
     def detect(self, x: Tensor) -> Detection:
         restored = self.restore(x)
@@ -184,7 +184,22 @@ class Restorer(Detector):
         self.score.fit(((x, self.restore(x)) for x in healthy), self.terms)
 
     def validation_loss(self, x: Tensor) -> Tensor:
-        return (self.restore(x) - x).square().flatten(1).mean(1)
+        return mean_squared(self.restore(x), x)
+
+
+def mean_squared(a: Tensor, b: Tensor) -> Tensor:
+    """(B,) squared difference, mean over everything of an image."""
+    return (a - b).square().flatten(1).mean(1)
+
+
+def inner(x: Tensor) -> Tensor:
+    """[0, 1] to [-1, 1], the scale inside many networks."""
+    return 2 * x - 1
+
+
+def outer(x: Tensor) -> Tensor:
+    """Inverse of `inner`; what lies outside stays outside."""
+    return (x + 1) / 2
 
 
 def fitting(size: int, multiple: int, name: str) -> None:

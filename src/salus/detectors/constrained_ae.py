@@ -12,8 +12,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from salus.detectors.ae import AE, AEConfig, inner
-from salus.detectors.base import Preset
+from salus.detectors.ae import AE, AEConfig
+from salus.detectors.base import Preset, inner, mean_squared
 
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
@@ -41,6 +41,6 @@ class ConstrainedAE(AE):
         restored = self.decode(z)
         again = self.encoder(restored)
         return {
-            "mse": (restored - inner(x)).square().mean(),
-            "code": self.config.code_weight * (z - again).float().square().mean(),
+            "rec": mean_squared(restored, inner(x)).mean(),
+            "code": self.config.code_weight * mean_squared(z.float(), again.float()).mean(),
         }

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from salus.detectors.base import Detection, Preset, Recipe, Restorer, Update, fitting
+from salus.detectors.base import Detection, Preset, Recipe, Restorer, Update, fitting, mean_squared
 from salus.nets.unet import UNet
 from salus.scores.base import Score
 
@@ -66,7 +66,7 @@ class DAE(Restorer):
             "2100 epochs of 512 images",
         ),
         "ra": Preset(
-            recipe=Recipe(epochs=1000, batch=16, learning_rate=1e-4),
+            recipe=Recipe(epochs=1000, batch=16, learning_rate=1e-4, augment="affine"),
             settings={"size": 128, "loss": "l1", "mask": "none"},
             score={"name": "residual"},
             about="as the RA authors compare with it: l1, no masks, Adam 1e-4 all along, 1000 epochs",
@@ -103,7 +103,7 @@ class DAE(Restorer):
         return self.denoise(x).clamp(0, 1)
 
     def terms(self, x: Tensor) -> dict[str, Tensor]:
-        return {"rec": (self.denoise(x) - x).square().flatten(1).mean(1)}
+        return {"rec": mean_squared(self.denoise(x), x)}
 
     def training_step(self, x: Tensor, update: Update, progress: float) -> dict[str, Tensor]:
         noise = coarse_noise(x, self.grid, self.config.noise_std)

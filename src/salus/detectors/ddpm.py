@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from salus.detectors.base import Preset, Recipe, Restorer, Update, fitting
+from salus.detectors.base import Preset, Recipe, Restorer, Update, fitting, inner, mean_squared, outer
 from salus.nets.simplex import SPREAD, simplex_noise
 from salus.scores.base import Score
 
@@ -72,7 +72,7 @@ class DDPM(Restorer):
     PAPER = "Wyatt et al. 2022 (AnoDDPM), doi:10.1109/CVPRW56347.2022.00080"
     PRESETS: ClassVar[Mapping[str, Preset]] = {
         "paper": Preset(
-            recipe=Recipe(epochs=1500, batch=16, learning_rate=1e-4, select="last", average=0.9999),
+            recipe=Recipe(epochs=1500, batch=16, learning_rate=1e-4, select="last", average=0.9999, augment="affine"),
             score={"name": "residual"},
             about="RA's authors: 128 px, Gaussian noise, L 250, Adam 1e-4, batch 16, 1500 epochs; AnoDDPM's average",
         ),
@@ -134,11 +134,11 @@ class DDPM(Restorer):
 
     def error(self, x: Tensor, level: Tensor, noise: Tensor) -> Tensor:
         """(B,) mean squared error of the noise that the network sees in `x` at its level (B,)."""
-        return (self.seen_noise(self.noised(x, noise, level), level) - noise).square().flatten(1).mean(1)
+        return mean_squared(self.seen_noise(self.noised(x, noise, level), level), noise)
 
     def noised(self, x: Tensor, noise: Tensor, level: Tensor) -> Tensor:
         """(B, 1, H, W) on the inner scale: images in [0, 1] taken to their level (B,) in one jump."""
-        noised: Tensor = self.schedule.add_noise(2 * x.float() - 1, noise, level - 1)
+        noised: Tensor = self.schedule.add_noise(inner(x.float()), noise, level - 1)
         return noised
 
     def seen_noise(self, noised: Tensor, level: Tensor) -> Tensor:
@@ -165,7 +165,7 @@ class DDPM(Restorer):
             picture, spread = self.step_down(picture, guess, level, below)
             if spread > 0:
                 picture = picture + spread * self.drawn(1, x, draws)
-        return ((picture + 1) / 2).clamp(0, 1)
+        return outer(picture).clamp(0, 1)
 
     def levels(self) -> Iterator[tuple[int, int]]:
         """Pairs (level, level below) from L down to 0."""

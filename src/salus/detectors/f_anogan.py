@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from salus.detectors.base import Detection, Preset, Recipe, Restorer, Update, fitting
+from salus.detectors.base import Detection, Preset, Recipe, Restorer, Update, fitting, inner, mean_squared, outer
 from salus.nets.gan import ResidualCritic, ResidualGenerator
 from salus.scores.base import Score
 
@@ -112,7 +112,7 @@ class FAnoGAN(Restorer):
         }
 
     def restore(self, x: Tensor) -> Tensor:
-        return (self.rebuild(2 * x - 1) + 1) / 2
+        return outer(self.rebuild(inner(x)))
 
     def rebuild(self, x: Tensor) -> Tensor:
         """G(E(x)), (B, 1, H, W), both in [-1, 1]."""
@@ -123,16 +123,16 @@ class FAnoGAN(Restorer):
         seen = super().detect(x)
         if self.config.image_score == "map" or seen.restored is None:
             return seen
-        residual, features = self.errors(2 * x - 1, 2 * seen.restored - 1)
+        residual, features = self.errors(inner(x), inner(seen.restored))
         return replace(seen, score=residual + self.config.kappa * features)
 
     def errors(self, x: Tensor, rebuilt: Tensor) -> tuple[Tensor, Tensor]:
         """Mean squared difference of two (B, 1, H, W) in [-1, 1], (B,) in pixels and (B,) in the critic's features."""
         told, retold = self.critic.features(x), self.critic.features(rebuilt)
-        return (x - rebuilt).square().flatten(1).mean(1), (told.float() - retold.float()).square().mean(1)
+        return mean_squared(x, rebuilt), mean_squared(told.float(), retold.float())
 
     def training_step(self, x: Tensor, update: Update, progress: float) -> dict[str, Tensor]:
-        x = 2 * x - 1
+        x = inner(x)
         if progress >= self.config.stage:
             return self.encoder_step(x, update)
         self.generator.train()

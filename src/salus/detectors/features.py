@@ -124,6 +124,23 @@ def joined(layers: Sequence[Tensor], *, neighbourhood: int, mode: Literal["neare
     return torch.cat(fine, 1).flatten(2).transpose(1, 2)
 
 
+def deviated(rows: Tensor, mean: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    """What a batch adds to sums of squares around a mean that moves with it.
+
+    Args:
+        rows: (..., n, channels).
+        mean: (..., channels) of the rows before; `seen` of them.
+
+    Returns:
+        (..., n + 1, channels) whose products with themselves are to be added: deviations from the batch's own mean,
+        and one row for how far that lies from the mean before; and the mean of all rows.
+    """
+    batch, n = rows.mean(-2), rows.shape[-2]
+    total, shift = seen + n, batch - mean
+    between = (seen * n / total).sqrt() * shift
+    return torch.cat([rows - batch[..., None, :], between[..., None, :]], -2), mean + shift * (n / total)
+
+
 def nearest(rows: Tensor, bank: Tensor, count: int = 1) -> tuple[Tensor, Tensor]:
     """Squared Euclidean distances to the nearest entries of a bank, ascending, and where they are, both (n, count).
 

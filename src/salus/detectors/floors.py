@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from salus.detectors.base import Detection, Detector, Preset, Recipe, Restorer, Update
+from salus.detectors.features import deviated
 from salus.detectors.patchcore import PatchCore, PatchCoreConfig
 from salus.scores.base import Score
 
@@ -93,16 +94,13 @@ class PCA(Restorer):
         return {}
 
     def training_step(self, x: Tensor, update: Update, progress: float) -> dict[str, Tensor]:
-        flat = x.flatten(1).float()
-        total, batch_mean = self.seen + len(x), flat.mean(0)
-        shift = (self.seen * len(x) / total).sqrt() * (self.mean - batch_mean)
-        stacked = torch.cat([self.basis, flat - batch_mean, shift[None]])
-        _, spread, rows = torch.linalg.svd(stacked, full_matrices=False)
+        deviations, mean = deviated(x.flatten(1).float(), self.mean, self.seen)
+        _, spread, rows = torch.linalg.svd(torch.cat([self.basis, deviations]), full_matrices=False)
         kept = min(self.config.components, len(spread))
         self.basis.zero_()
         self.basis[:kept] = spread[:kept, None] * rows[:kept]
-        self.mean.lerp_(batch_mean, float(len(x) / total))
-        self.seen.copy_(total)
+        self.mean.copy_(mean)
+        self.seen += len(x)
         return {"mse": self.validation_loss(x).mean()}
 
     def restore(self, x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from salus.detectors.ae import down, up
-from salus.detectors.base import Detection, Preset, Recipe, Restorer, Update, fitting
+from salus.detectors.base import Detection, Preset, Recipe, Restorer, Update, fitting, inner, mean_squared, outer
 from salus.scores.base import Score
 
 
@@ -111,8 +111,8 @@ class GANomaly(Restorer):
 
     def twice_encoded(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B,) mean (z - z^)^2, raw and so comparable between any two images, and (B, 1, H, W) restored, in [0, 1]."""
-        code, rebuilt, again = self.passed(2 * x - 1)
-        return (code - again).square().mean(1), ((rebuilt + 1) / 2).clamp(0, 1)
+        code, rebuilt, again = self.passed(inner(x))
+        return mean_squared(code, again), outer(rebuilt).clamp(0, 1)
 
     def passed(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """z (B, latent), x^ like `x` on the inner scale [-1, 1], and z^ (B, latent)."""
@@ -121,7 +121,7 @@ class GANomaly(Restorer):
         return code.float(), rebuilt, self.second_encoder(rebuilt).float()
 
     def training_step(self, x: Tensor, update: Update, progress: float) -> dict[str, Tensor]:
-        c, x = self.config, 2 * x - 1
+        c, x = self.config, inner(x)
         code, rebuilt, again = self.passed(x)
         real, fake = self.discriminator.body(x), self.discriminator.body(rebuilt)
         losses = {

@@ -111,7 +111,7 @@ class Introspective(Restorer):
         repelled = self.repelled(rec if c.grad_target == "code" else rec.detach(), code_rec)
         repelled = repelled + self.repelled(fake.detach(), code_fake)
         alike = self.alike(code, code_rec)
-        loss = s * (c.beta_rec * error + c.beta_kl * kl_real).mean()
+        loss = self.bound(error, kl_real)
         loss = loss + argument * (repelled / (2 * c.alpha) + sum(weight * value for weight, value in alike.values()))
         update("encoder", loss, keep_graph=True)
 
@@ -137,12 +137,17 @@ class Introspective(Restorer):
 
     def warmup_step(self, x: Tensor, update: Update) -> dict[str, Tensor]:
         """One step of a plain VAE, both halves together."""
-        s, c = 1 / x[0].numel(), self.config
         code = self.encoder(x)
         error, kl_real = squared(x, self.decoder(drawn(code))), divergence(code)
-        loss = s * (c.beta_rec * error + c.beta_kl * kl_real).mean()
+        loss = self.bound(error, kl_real)
         update(("encoder", "decoder"), loss)
-        return {"loss_encoder": loss.detach(), "mse": s * error.detach().mean(), "kl_real": kl_real.detach().mean()}
+        mse = error.detach().mean() / x[0].numel()
+        return {"loss_encoder": loss.detach(), "mse": mse, "kl_real": kl_real.detach().mean()}
+
+    def bound(self, error: Tensor, kl_real: Tensor) -> Tensor:
+        """Scalar: what a plain VAE minimises, -ELBO(x), from squared errors and divergences, (B,) each."""
+        c = self.config
+        return (c.beta_rec * error + c.beta_kl * kl_real).mean() / c.size**2
 
     def argument(self, progress: float) -> float:
         """Weight of everything introspective at this point of the training, in [0, 1]."""

@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from salus.core.errors import ConfigError, TrainingError
-from salus.detectors.base import Detection, Preset, Recipe, Restorer, Update, fitting
+from salus.detectors.base import Detection, Preset, Recipe, Restorer, Update, fitting, mean_squared
 from salus.scores.base import Score
 
 SHRINK = 4  # pixels along a token's side: the image is halved twice
@@ -71,6 +71,7 @@ class LTM(Restorer):
                 select="best",
                 select_after=0.5,
                 patience=500,
+                augment="affine",
             ),
             settings={"size": 128, "restart": 0.0, "masked": False},
             score={"name": "residual"},
@@ -242,7 +243,7 @@ class LTM(Restorer):
 
     def terms(self, x: Tensor) -> dict[str, Tensor]:
         """The VQ-VAE's error; healing has no gradient."""
-        return {"rec": (self.quantised(x)[0] - x).square().flatten(1).mean(1)}
+        return {"rec": mean_squared(self.quantised(x)[0], x)}
 
     def detect(self, x: Tensor) -> Detection:
         restored, doubtful, likelihood = self.healed(x)

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from salus.detectors.base import Preset, Recipe, Restorer, Update, fitting
+from salus.detectors.base import Preset, Recipe, Restorer, Update, fitting, mean_squared
 from salus.nets.vit import MaskedAutoencoder, patched, unpatched
 from salus.scores.base import Score
 
@@ -64,7 +64,7 @@ class MAE(Restorer):
     PAPER = "He et al. 2022, arXiv:2111.06377"
     PRESETS: ClassVar[Mapping[str, Preset]] = {
         "paper": Preset(
-            recipe=Recipe(epochs=1500, batch=8, learning_rate=1e-4, patience=500),
+            recipe=Recipe(epochs=1500, batch=8, learning_rate=1e-4, patience=500, augment="affine"),
             settings={"size": 128, "patch": 16, "test_masks": "random", "draws": 30},
             score={"name": "residual"},
             about="as the RA authors compare with it: 128 px, patches of 16, Adam 1e-4, batch 8, up to 1500 epochs",
@@ -116,7 +116,7 @@ class MAE(Restorer):
         """(B,) mean squared error over the hidden patches alone: all but the first `seen` of `order` (B, N)."""
         hidden = order[:, self.config.seen :, None]
         predicted = self.predicted(x, order).take_along_dim(hidden, 1)
-        return (predicted - patched(x, self.config.patch).take_along_dim(hidden, 1)).square().flatten(1).mean(1)
+        return mean_squared(predicted, patched(x, self.config.patch).take_along_dim(hidden, 1))
 
     def predicted(self, x: Tensor, order: Tensor) -> Tensor:
         """(B, N, patch^2) what the first `seen` patches of `order` (B, N) say about all."""
@@ -132,7 +132,7 @@ class MAE(Restorer):
         return self.reconstruct(x).clamp(0, 1)
 
     def terms(self, x: Tensor) -> dict[str, Tensor]:
-        return {"rec": (self.reconstruct(x) - x).square().flatten(1).mean(1)}
+        return {"rec": mean_squared(self.reconstruct(x), x)}
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """(B, 1, H, W), not clamped: each patch is the mean of its predictions under the masks that hid it.

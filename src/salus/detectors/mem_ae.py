@@ -14,8 +14,8 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from salus.detectors.ae import AE, AEConfig, inner
-from salus.detectors.base import Preset
+from salus.detectors.ae import AE, AEConfig
+from salus.detectors.base import Preset, inner, mean_squared
 from salus.scores.base import Score
 
 TINY = 1e-12  # keeps 0 / 0 and log 0 away
@@ -33,6 +33,8 @@ class MemAEConfig(AEConfig):
     @model_validator(mode="after")
     def attention_survives(self) -> "MemAEConfig":
         """A code that is like all items alike gives each 1 / N, which must clear the threshold with room to spare."""
+        if self.code == "spatial":
+            raise ValueError("the memory holds vectors: code must be 'vector'")
         if 2 * self.items * self.threshold > 1:
             raise ValueError(
                 f"a memory of {self.items} items gives each a share near {1 / self.items:.2g}, which a threshold of "
@@ -77,8 +79,8 @@ class MemAE(AE):
 
     def losses(self, x: Tensor) -> dict[str, Tensor]:
         attention = self.attention(x)
-        error = (self.decode(attention @ self.memory) - inner(x)).square().mean()
-        return {"mse": error, "entropy": self.config.entropy_weight * entropy(attention).mean()}
+        error = mean_squared(self.decode(attention @ self.memory), inner(x)).mean()
+        return {"rec": error, "entropy": self.config.entropy_weight * entropy(attention).mean()}
 
 
 def shrunk(shares: Tensor, threshold: float) -> Tensor:

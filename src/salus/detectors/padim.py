@@ -15,7 +15,7 @@ from torch import Tensor
 
 from salus.core.errors import TrainingError
 from salus.detectors.base import Detection, Preset, Recipe
-from salus.detectors.features import FeatureConfig, FeatureDetector, joined
+from salus.detectors.features import FeatureConfig, FeatureDetector, deviated, joined
 
 PLACES_AT_ONCE = 64  # whose covariances are inverted together
 
@@ -89,14 +89,11 @@ class PaDiM(FeatureDetector):
 
     def collect(self, x: Tensor) -> dict[str, Tensor]:
         rows = self.rows(x)
-        total, batch_mean = self.seen + len(x), rows.mean(1)
-        shift = batch_mean - self.mean
-        # Deviations from the batch's own mean, and one row for how far that is from the mean so far.
-        stacked = torch.cat([rows - batch_mean[:, None], (self.seen * len(x) / total).sqrt() * shift[:, None]], 1)
-        self.spread.baddbmm_(stacked.transpose(1, 2), stacked)
-        self.mean += shift * (len(x) / total)
-        self.seen.copy_(total)
-        return {"variance": self.spread.diagonal(dim1=1, dim2=2).mean() / (total - 1).clamp(min=1)}
+        deviations, mean = deviated(rows, self.mean, self.seen)
+        self.spread.baddbmm_(deviations.transpose(1, 2), deviations)
+        self.mean.copy_(mean)
+        self.seen += len(x)
+        return {"variance": self.spread.diagonal(dim1=1, dim2=2).mean() / (self.seen - 1).clamp(min=1)}
 
     def detect(self, x: Tensor) -> Detection:
         with torch.autocast(x.device.type, enabled=False):

@@ -59,8 +59,15 @@ class RA(Introspective):
             about="ours: a VAE, then an argument that leaves the code its information; docs/fast-preset.md",
         ),
         "tiny": Preset(
-            recipe=Recipe(epochs=30, batch=8, learning_rate=2e-3),
-            settings={"size": 32, "latent": 8, "widths": (8, 16, 16), "warmup": 0.7, "ramp": 0.2},
+            recipe=Recipe(epochs=30, batch=8, learning_rate=2e-3, select="last", average=0.95),
+            settings={
+                "size": 32,
+                "latent": 8,
+                "widths": (8, 16, 16),
+                "beta_neg": 512.0,
+                "warmup": 0.7,
+                "ramp": 0.1,
+            },
             score={"name": "residual"},
             about="tests",
         ),

@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from salus.detectors import ae
-from salus.detectors.base import Preset, Recipe, Restorer, Update, fitting
+from salus.detectors.base import Preset, Recipe, Restorer, Update, fitting, inner, outer
 from salus.detectors.variational import draw, kl, squared
 from salus.nets.introspective import full
 from salus.scores.base import Score
@@ -120,7 +120,7 @@ class VAE(Restorer):
 
     def inner(self, x: Tensor) -> Tensor:
         """[0, 1] to the network's scale."""
-        return ae.inner(x) if self.config.network == "cai" else x
+        return inner(x) if self.config.network == "cai" else x
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance, (B, latent) each, of the code of (B, 1, H, W) in [0, 1]."""
@@ -134,7 +134,7 @@ class VAE(Restorer):
 
     def restore(self, x: Tensor) -> Tensor:
         restored = self.decode(self.encode(x)[0])
-        return ((restored + 1) / 2 if self.config.network == "cai" else restored).clamp(0, 1)
+        return (outer(restored) if self.config.network == "cai" else restored).clamp(0, 1)
 
     def error(self, x: Tensor, z: Tensor) -> Tensor:
         """(B,) squared error of the restoration from `z`, summed over pixels, on the network's scale."""

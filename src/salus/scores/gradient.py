@@ -20,7 +20,7 @@ class Gradient(Score):
 
     Args:
         of: "rec" the error of the restoration, "kl" the divergence of the code, "elbo" their sum, or "combi", the
-            absolute residual times the KL's gradient. "kl", "elbo" and "combi" need a variational method.
+            squared residual times the KL's gradient. "kl", "elbo" and "combi" need a variational method.
         sigma: of the Gaussian that smooths the gradient, pixels; Zimmerer et al. smooth with 3, MedIAnomaly does not.
         image: see `Score`.
 
@@ -52,4 +52,4 @@ class Gradient(Score):
             loss = torch.stack([found[name].float().sum() for name in names]).sum()
             (gradient,) = torch.autograd.grad(loss, pulled)
         smooth = gaussian(gradient.detach().float().abs(), self.sigma)
-        return smooth * (x - restored).abs() if self.of == "combi" else smooth
+        return smooth * (x - restored).square() if self.of == "combi" else smooth
