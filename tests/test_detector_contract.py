@@ -54,6 +54,10 @@ def learned(name):
     return trained(name)
 
 
+def test_what_a_tiny_training_needs_is_checked_before_it(name):
+    tiny(name).check(detector_class(name).PRESETS["tiny"].recipe, images=160, validation=16)
+
+
 def test_no_preset_keeps_weights_of_its_warm_up(name):
     """A plain VAE has the least error: chosen by it among all epochs, the method itself would never be seen."""
     for preset in detector_class(name).PRESETS.values():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from salus.core.errors import ConfigError
+from salus.core.errors import ConfigError, TrainingError
 from salus.detectors import Recipe, build, detector_class
 from salus.model import Model
 from salus.training import Stepper, fit, make_fabric, train
@@ -75,7 +75,7 @@ def test_last_keeps_the_last_weights(tmp_path):
 
 
 def test_patience_ends_a_training_that_gets_no_better(tmp_path):
-    finished = run(tiny(), replace(RECIPE, epochs=200, learning_rate=0.5, patience=3), tmp_path / "p")
+    finished = run(tiny(), replace(RECIPE, epochs=200, learning_rate=0.1, patience=3), tmp_path / "p")
     assert finished.epoch < 200
     assert finished.epoch - finished.best_epoch == 3
 
@@ -243,3 +243,35 @@ def test_every_epoch_trains_in_training_mode_and_judges_in_evaluation_mode(tmp_p
     assert set(modes) == {("step", True), ("judge", False)}
     assert modes.index(("judge", False)) < len(modes) - 1 - modes[::-1].index(("step", True))
     assert not detector.training
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"recipe.batch": 1}, r"batch norm of this method needs two images a step or more: recipe.batch is 1"),
+        ({"size": 16, "score.name": "perceptual"}, r"score .* at 16 pixels: images are too small for this trunk"),
+        ({"score.name": "gradient", "score.of": "kl"}, r"needs a method with a kl term"),
+    ],
+)
+def test_what_could_only_fail_after_training_is_refused_before_and_leaves_nothing(
+    tmp_path, disc_folder, settings, message
+):
+    with pytest.raises(ConfigError, match=message):
+        train("ae", disc_folder, tmp_path / "model", preset="tiny", settings=settings)
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_zscore_needs_two_validation_images():
+    score = {"name": "zscore"}
+    with pytest.raises(ConfigError, match=r"score zscore-residual needs 2 healthy validation images or more"):
+        build("ae", detector_class("ae").PRESETS["tiny"].settings, score).check(RECIPE, images=20, validation=1)
+
+
+def test_a_training_that_blows_up_on_its_last_step_is_an_error(tmp_path, disc_folder):
+    settings = {"recipe.learning_rate": 1e30, "recipe.batch": 64}
+    with pytest.raises(
+        TrainingError, match=r"Epoch 1: the error on healthy validation images is .*lower recipe.learning_rate"
+    ):
+        train("ae", disc_folder, tmp_path / "model", preset="tiny", settings=settings, epochs=1)
+    with pytest.raises(TrainingError):  # nothing was begun that would have to be removed first
+        train("ae", disc_folder, tmp_path / "model", preset="tiny", settings=settings, epochs=1)

@@ -177,8 +177,8 @@ class Model:
     @property
     def summary(self) -> str:
         """One word or two for tables: the detector and what its map is made of."""
-        score = getattr(self.detector, "score", None)
-        return f"{self.name} + {score.name}" if score is not None else self.name
+        judged_by = self.detector.judged_by
+        return f"{self.name} + {judged_by}" if judged_by else self.name
 
 
 def model_id(folder: Path) -> str:

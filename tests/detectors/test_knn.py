@@ -3,8 +3,8 @@ import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
 
-from salus.core.errors import ConfigError, TrainingError
-from salus.detectors import build, detector_class
+from salus.core.errors import ConfigError
+from salus.detectors import Recipe, build, detector_class
 from salus.detectors.knn import KNN
 from tests.conftest import discs
 
@@ -102,8 +102,8 @@ def test_of_more_images_than_fit_each_is_kept_with_the_same_chance():
 
 
 def test_fewer_images_than_neighbours_is_an_error():
-    with pytest.raises(TrainingError, match=r"looks for 5 neighbours, but has 3 healthy images\. Set neighbours"):
-        learn(small(neighbours=5), images(3)).finish_training()
+    with pytest.raises(ConfigError, match=r"looks for 5 neighbours, but has 3 healthy images\. Set neighbours"):
+        small(neighbours=5).check(Recipe(epochs=1, batch=2, learning_rate=1.0), images=3, validation=1)
 
 
 @pytest.mark.parametrize(

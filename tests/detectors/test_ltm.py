@@ -329,6 +329,12 @@ def test_weights_without_a_trained_transformer_are_refused():
     assert not ltm.training
 
 
+def test_a_choice_among_epochs_of_both_stages_is_refused_before_training():
+    recipe = Recipe(epochs=4, batch=8, learning_rate=1e-3, select_after=0.2)
+    with pytest.raises(ConfigError, match=r"recipe.select=last or recipe.select_after=0.5 or more"):
+        small().check(recipe, images=20, validation=4)
+
+
 def test_no_preset_chooses_among_epochs_of_different_stages():
     for preset in detector_class("ltm").PRESETS.values():
         stage = preset.settings.get("stage", 0.5)

@@ -103,7 +103,7 @@ def test_memory_is_as_the_page_says():
 
 def test_more_than_the_machine_can_hold_is_refused_before_anything_is_built(monkeypatch):
     monkeypatch.setattr(features, "memory", lambda: 50e6)
-    with pytest.raises(ConfigError, match=r"784 places and 100 channels take 0\.0 GiB, and 2 times .* Lower channels"):
+    with pytest.raises(ConfigError, match=r"784 places and 100 channels take 0\.0 GiB, and 4 times .* Lower channels"):
         build("padim", {}, {})
     monkeypatch.undo()
     with pytest.raises(ConfigError, match="Lower channels or enlarge"):
@@ -144,7 +144,7 @@ def test_random_weights_are_named_and_saved_for_nobody_else_has_them():
     random.finish_training()
     torch.manual_seed(99)
     fresh = small(weights="random")
-    assert random.score.name == fresh.score.name == "alexnet-random"
+    assert random.judged_by == fresh.judged_by == "alexnet-random"
     x = images(2, seed=1)
     assert not torch.equal(fresh.features(x)[0], random.features(x)[0])
     fresh.load_state_dict(random.learned())

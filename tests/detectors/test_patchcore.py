@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist
 
-from salus.core.errors import ConfigError, TrainingError
-from salus.detectors import build, detector_class, features
+from salus.core.errors import ConfigError
+from salus.detectors import Recipe, build, detector_class, features
 from salus.detectors.features import joined, nearest
 from salus.detectors.patchcore import PatchCore, coreset, projection
 from tests.conftest import discs
@@ -181,9 +181,10 @@ def test_squared_is_the_square():
 
 
 def test_fewer_patches_than_the_bank_holds_is_an_error_that_says_what_to_set():
-    method = learn(small(bank=100), images(1))
-    with pytest.raises(TrainingError, match=r"holds 100 patches, but the healthy images gave 49\. Set bank=49 or less"):
-        method.finish_training()
+    recipe = Recipe(epochs=1, batch=2, learning_rate=1.0)
+    with pytest.raises(ConfigError, match=r"holds 100 patches, but 2 healthy images give 98\. Set bank=98 or less"):
+        small(bank=100).check(recipe, images=3, validation=1)
+    small(bank=98).check(recipe, images=3, validation=1)
 
 
 @pytest.mark.parametrize(
@@ -211,6 +212,6 @@ def test_memory_is_as_the_page_says():
 def test_the_floor_says_that_it_is_random_and_cannot_be_anything_else():
     floor = build("random-features", detector_class("random-features").PRESETS["tiny"].settings, {})
     assert floor.FAMILY == "floor"
-    assert floor.score.name == "alexnet-random"
+    assert floor.judged_by == "alexnet-random"
     with pytest.raises(ConfigError, match="weights: Input should be 'random'"):
         build("random-features", {"weights": "pretrained"}, {})

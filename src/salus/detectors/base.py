@@ -9,11 +9,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Protocol
 
+import torch
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Tensor, nn
 
-from salus.core.errors import did_you_mean
+from salus.core.errors import ConfigError, did_you_mean
 from salus.nets.trunks import Frozen
 from salus.scores.base import Score
 
@@ -142,6 +143,27 @@ class Detector(nn.Module, ABC):
     def detect(self, x: Tensor) -> Detection:
         """Map and score what does not look healthy. Deterministic; call in eval mode, without gradients."""
 
+    @property
+    def judged_by(self) -> str:
+        """What tables name beside the method: where its map and its image score come from."""
+        return ""
+
+    def check(self, recipe: Recipe, images: int, validation: int) -> None:
+        """Refuse before training what could only fail in it or after it; in evaluation mode afterwards.
+
+        Args:
+            images, validation: how many there are to learn from, and to watch the learning.
+
+        Raises:
+            ConfigError: says what to set.
+        """
+        self.eval()
+        if min(images, recipe.batch) < 2 and any(isinstance(m, nn.BatchNorm1d) for m in self.modules()):
+            raise ConfigError(
+                f"The batch norm of this method needs two images a step or more: recipe.batch is {recipe.batch}, and "
+                f"there are {images} training images."
+            )
+
     @abstractmethod
     def validation_loss(self, x: Tensor) -> Tensor:
         """(B,) how badly healthy images are explained; decides the best epoch. Lower is better."""
@@ -173,6 +195,21 @@ class Restorer(Detector):
         "rec" is the error of the restoration, for most methods what they minimise; what is variational adds "kl".
         """
         return {"rec": mean_squared(self.restore(x), x)}
+
+    @property
+    def judged_by(self) -> str:
+        image = getattr(self.config, "image_score", "map")
+        return self.score.name if image == "map" else f"{self.score.name}, image {image}"
+
+    def check(self, recipe: Recipe, images: int, validation: int) -> None:
+        super().check(recipe, images, validation)
+        if validation < self.score.LEAST:
+            raise ConfigError(f"score {self.score.name} needs {self.score.LEAST} healthy validation images or more.")
+        x = torch.linspace(0, 1, self.config.size**2).view(1, 1, self.config.size, self.config.size)
+        try:  # what a score asks of a network or a picture's size shows on any picture
+            self.score.compare(x, x.flip(2), self.terms)
+        except ValueError as error:
+            raise ConfigError(f"score {self.score.name} at {self.config.size} pixels: {error}") from None
 
     def detect(self, x: Tensor) -> Detection:
         restored = self.restore(x)

@@ -9,6 +9,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from salus.core.errors import ConfigError
 from salus.detectors.base import Detection, Detector, Preset, Recipe, Restorer, Update
 from salus.detectors.features import deviated
 from salus.detectors.patchcore import PatchCore, PatchCoreConfig
@@ -92,6 +93,13 @@ class PCA(Restorer):
 
     def parts(self) -> Mapping[str, Iterable[nn.Parameter]]:
         return {}
+
+    def check(self, recipe: Recipe, images: int, validation: int) -> None:
+        super().check(recipe, images, validation)
+        if self.config.components >= images:
+            raise ConfigError(
+                f"{self.config.components} components give any of {images} images back as it is. Set components lower."
+            )
 
     def training_step(self, x: Tensor, update: Update, progress: float) -> dict[str, Tensor]:
         deviations, mean = deviated(x.flatten(1).float(), self.mean, self.seen)

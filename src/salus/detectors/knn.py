@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from salus.core.errors import TrainingError
+from salus.core.errors import ConfigError
 from salus.detectors.base import Detection, Preset, Recipe
 from salus.detectors.features import FeatureConfig, FeatureDetector, joined, nearest
 from salus.nets.features import shapes
@@ -126,15 +126,10 @@ class KNN(FeatureDetector):
         """(patches,) mean squared distance of each patch to the nearest ones anywhere in the healthy images `alike`."""
         return nearest(places, self.places[alike].flatten(0, 1), self.config.correspondences)[0].mean(1)
 
-    def finish_training(self) -> None:
-        """Check that there are neighbours.
-
-        Raises:
-            TrainingError: fewer healthy images than `neighbours`.
-        """
-        super().finish_training()
-        if self.filled < self.config.neighbours:
-            wanted = self.config.neighbours
-            raise TrainingError(
-                f"knn looks for {wanted} neighbours, but has {self.filled} healthy images. Set neighbours lower."
+    def check(self, recipe: Recipe, images: int, validation: int) -> None:
+        super().check(recipe, images, validation)
+        if (used := min(images, self.config.images)) < self.config.neighbours:
+            raise ConfigError(
+                f"knn looks for {self.config.neighbours} neighbours, but has {used} healthy images. "
+                "Set neighbours lower."
             )

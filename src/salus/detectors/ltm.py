@@ -261,6 +261,14 @@ class LTM(Restorer):
             return -self.likelihood(tokens).mean(1)
         return (self.pictured(tokens) - x).abs().flatten(1).mean(1)
 
+    def check(self, recipe: Recipe, images: int, validation: int) -> None:
+        super().check(recipe, images, validation)
+        if recipe.select == "best" and recipe.select_after < self.config.stage:
+            raise ConfigError(
+                "ltm: an epoch could be chosen before the transformer has learned. Use recipe.select=last "
+                f"or recipe.select_after={self.config.stage:g} or more."
+            )
+
     def finish_training(self) -> None:
         """Refuse weights of the first stage: their transformer is the one it began with."""
         if not self.second:

@@ -14,8 +14,9 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from salus.core.errors import ConfigError
 from salus.detectors.ae import AE, AEConfig
-from salus.detectors.base import Preset, inner, mean_squared
+from salus.detectors.base import Preset, Recipe, inner, mean_squared
 from salus.scores.base import Score
 
 TINY = 1e-12  # keeps 0 / 0 and log 0 away
@@ -62,6 +63,13 @@ class MemAE(AE):
         super().__init__(config, score)
         bound = config.latent**-0.5  # as torch draws a linear layer
         self.memory = nn.Parameter(torch.empty(config.items, config.latent).uniform_(-bound, bound))
+
+    def check(self, recipe: Recipe, images: int, validation: int) -> None:
+        super().check(recipe, images, validation)
+        if images < self.config.items:
+            raise ConfigError(
+                f"a memory of {self.config.items} items needs as many images, not {images}. Set items lower."
+            )
 
     def parts(self) -> Mapping[str, Iterable[nn.Parameter]]:
         return {"autoencoder": [*super().parts()["autoencoder"], self.memory]}

@@ -83,6 +83,10 @@ class MKD(Detector):
     def parts(self) -> Mapping[str, Iterable[nn.Parameter]]:
         return {"student": self.student.parameters()}
 
+    @property
+    def judged_by(self) -> str:
+        return self.score.name
+
     def training_step(self, x: Tensor, update: Update, progress: float) -> dict[str, Tensor]:
         loss = self.validation_loss(x).mean()
         update("student", loss)

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from salus.core.errors import TrainingError
+from salus.core.errors import ConfigError
 from salus.detectors.base import Detection, Preset, Recipe
 from salus.detectors.features import FeatureConfig, FeatureDetector, joined, nearest
 
@@ -123,17 +123,13 @@ class PatchCore(FeatureDetector):
         share = torch.exp(nearby - torch.logsumexp(distances, 1))
         return 1 - share
 
-    def finish_training(self) -> None:
-        """Check that the bank is full.
-
-        Raises:
-            TrainingError: there were fewer patches than it holds.
-        """
-        super().finish_training()
-        if self.filled < len(self.bank):
-            raise TrainingError(
-                f"the bank holds {len(self.bank)} patches, but the healthy images gave {int(self.filled)}. "
-                f"Set bank={int(self.filled)} or less, or train on more images."
+    def check(self, recipe: Recipe, images: int, validation: int) -> None:
+        super().check(recipe, images, validation)
+        used = images // recipe.batch * recipe.batch or images  # an incomplete last batch is dropped
+        if (patches := used * self.config.patches) < self.config.bank:
+            raise ConfigError(
+                f"the bank holds {self.config.bank} patches, but {used} healthy images give {patches}. "
+                f"Set bank={patches} or less, or train on more images."
             )
 
 

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -21,6 +21,8 @@ class Score(nn.Module, ABC):
         image: how a map becomes the image's score: its mean (as published), the mean of its highest 5 or 1 per cent
             of pixels, or its maximum. A small finding is lost in the mean of a large image.
     """
+
+    LEAST: ClassVar[int] = 0  # healthy images that `fit` needs
 
     def __init__(self, name: str, image: Reduction) -> None:
         super().__init__()

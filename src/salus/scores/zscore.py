@@ -1,7 +1,7 @@
 """How unusual a difference is at its place, among healthy images."""
 
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field, validate_call
@@ -26,6 +26,7 @@ class ZScore(Score):
         image: see `Score`.
     """
 
+    LEAST: ClassVar[int] = 2
     mean: Tensor
     spread: Tensor
 
@@ -63,8 +64,8 @@ class ZScore(Score):
 
     def fit(self, healthy: Iterable[tuple[Tensor, Tensor]], terms: Terms) -> None:
         maps = torch.cat([self.of.compare(x, restored, terms) for x, restored in healthy]).float()
-        if len(maps) < 2:
-            raise ConfigError(f"score zscore needs two healthy validation images or more, got {len(maps)}.")
+        if len(maps) < self.LEAST:
+            raise ConfigError(f"score zscore needs {self.LEAST} healthy validation images or more, got {len(maps)}.")
         variance, mean = torch.var_mean(maps, 0, keepdim=True)
         spread = gaussian(variance, self.sigma).sqrt()
         self.mean.copy_(gaussian(mean, self.sigma))

@@ -74,7 +74,7 @@ def train(
         detector, preset, {**(settings or {}), **({} if epochs is None else {"recipe.epochs": epochs})}, seed
     )
     progress = out / "progress"
-    begun = (out / "model.json").is_file() or progress.is_dir()
+    begun = (out / "model.json").is_file() or (progress / "state.safetensors").is_file()
     if begun and not resume:
         raise ConfigError(f"{out} holds a training already. Add --resume to go on with it, or choose another --out.")
     cases = split(open_dataset(dataset, data))
@@ -92,6 +92,7 @@ def train(
     first = first_image(healthy[Split.TRAIN])
     preparation = Preparation(**plan.preparation).resolve(first)
     rows, left_out = prepared(healthy, preparation, on_image)
+    net.check(plan.recipe, len(rows[Split.TRAIN]), len(rows[Split.VALIDATION]))
     make_progress(progress, plan)
     run = fit(net, plan.recipe, rows[Split.TRAIN], rows[Split.VALIDATION], progress, seed, fabric, on_epoch)
     if fabric.global_rank > 0:

@@ -30,6 +30,8 @@ from salus.detectors import Detector, Recipe
 from salus.io.files import write_whole
 from salus.model import device_of, learned
 
+DIVERGED = 1e9  # no loss of images in [0, 1] comes near it, whatever is summed
+CURE = "The training has diverged: begin anew in another --out with a lower recipe.learning_rate or recipe.clip=1."
 Images = NDArray[np.float32]  # (n, 1, size, size) in [0, 1]; usually memory-mapped
 
 
@@ -67,8 +69,8 @@ class Stepper:
         names = (part,) if isinstance(part, str) else part
         parameters = [p for name in names for p in self.parts[name]]
         # A loss that is not a number would poison the weights: look before stepping.
-        if not bool(torch.isfinite(loss)):
-            raise TrainingError(f"the loss of {'+'.join(names)} is {loss.item()}")
+        if not bool(loss.abs() < DIVERGED):
+            raise TrainingError(f"the loss of {'+'.join(names)} is {loss.item():g}")
         gradients = torch.autograd.grad(loss, parameters, retain_graph=keep_graph)
         if self.fabric.world_size > 1:
             flat = torch.cat([g.reshape(-1) for g in gradients])
@@ -167,6 +169,8 @@ def fit(
         logged = one_epoch(detector, recipe, training, progress, seed, stepper, run, average)
         run.epoch += 1
         loss = validation_loss(detector, average, validation, recipe, fabric)
+        if not abs(loss) < DIVERGED:
+            raise TrainingError(f"Epoch {run.epoch}: the error on healthy validation images is {loss:g}. {CURE}")
         if run.epoch > recipe.select_after * recipe.epochs and loss < run.best:
             run.best, run.best_epoch = loss, run.epoch
             if recipe.select == "best":
@@ -211,8 +215,7 @@ def one_epoch(
             saved = progress / "failed_batch.safetensors"
             write_whole(saved, save_tensors({"x": x.cpu().contiguous()}))
             raise TrainingError(
-                f"Epoch {run.epoch + 1}, step {run.step + 1}: {error}. The batch is in {saved}; the last finished "
-                "epoch is kept. A lower recipe.learning_rate or recipe.clip=1 usually helps."
+                f"Epoch {run.epoch + 1}, step {run.step + 1}: {error}. The batch is in {saved}. {CURE}"
             ) from None
         run.step += 1
         if average:
