@@ -13,6 +13,7 @@ from salus.detectors import Recipe, build, detector_class
 from salus.model import Model
 from salus.training import Stepper, fit, make_fabric, train
 from salus.training.loop import augmented, averaged, batches, mixed, rate
+from salus.training.plan import resolved
 from tests.conftest import discs
 
 RECIPE = Recipe(epochs=3, batch=8, learning_rate=1e-3)
@@ -161,6 +162,21 @@ def test_a_part_that_does_not_exist_or_a_setting_it_cannot_have_is_named():
         Stepper(make_fabric("cpu", "fp32"), tiny("ra"), replace(RECIPE, parts={"decodr": {"betas": (0, 0.9)}}))
     with pytest.raises(ValueError, match="part decoder cannot have its own 'epochs'"):
         replace(RECIPE, parts={"decoder": {"epochs": 3}})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"recipe.epochs": 0}, r"^recipe\.epochs: Input should be greater than or equal to 1, got 0\.$"),
+        (
+            {"recipe.parts": {"encoder": {"learning_rate": -3}}},
+            r"^recipe: part encoder: learning_rate: Input should be greater than 0, got -3\.$",
+        ),
+    ],
+)
+def test_a_value_that_does_not_fit_a_recipe_is_named(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        resolved("ra", "tiny", settings, seed=0)
 
 
 def test_a_score_that_learns_is_fitted_on_the_validation_part_and_saved(disc_folder, tmp_path):

@@ -78,6 +78,7 @@ def test_the_paper_preset_is_the_published_recipe(name, score):
     [
         ("mem-ae", {"items": 2000}, "at most 200 items, or a threshold of at most 0.00025"),
         ("mem-ae", {"items": 201}, "shrink to nothing"),
+        ("mem-ae", {"code": "spatial"}, "^mem-ae: the memory holds vectors: code must be 'vector'\\.$"),
         ("mem-ae", {"similarity": "euclidean"}, "similarity: .*'dot' or 'cosine'"),
         ("mem-ae", {"entropy_weight": -1}, "entropy_weight: .*greater than or equal to 0"),
         ("ae-u", {"weighted": "perhaps"}, "weighted: .*boolean"),

@@ -190,6 +190,8 @@ def test_a_built_vae_knows_the_numbers_behind_auto():
         ({"widths": ()}, r"network zimmerer takes some widths"),
         ({"beta_rec": 0.0}, r"beta_rec.*greater than 0"),
         ({"beta_kl": -1.0}, r"beta_kl.*greater than or equal to 0"),
+        ({"latent": 0}, r"^vae: latent: Input should be greater than 0, got 0\.$"),
+        ({"widths": (4, 0)}, r"^vae: widths\.1: Input should be greater than 0, got 0\.$"),
         ({"latent_train": "median"}, r"latent_train.*'sample' or 'mean'"),
     ],
     ids=str,

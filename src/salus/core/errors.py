@@ -14,6 +14,10 @@ The command line prints the message without a traceback and exits with code 2.
 
 import difflib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class SalusError(Exception):
@@ -53,3 +57,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1)
     return f" Did you mean '{near[0]}'?" if near else f" Known: {', '.join(known)}."
+
+
+def complaint(error: "ValidationError") -> str:
+    """The first thing pydantic found wrong, in our words: 'latent: Input should be less than 9, got 9'."""
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ").removesuffix(".")
+    # Names that follow the setting's in `loc` are pydantic's for types; numbers are places in a list.
+    place = ".".join(str(part) for at, part in enumerate(first["loc"]) if at == 0 or isinstance(part, int))
+    return f"{place}: {message}, got {first['input']!r}" if place else message

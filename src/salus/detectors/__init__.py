@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from salus.core.errors import ConfigError, did_you_mean
+from salus.core.errors import ConfigError, complaint, did_you_mean
 from salus.detectors.base import Detection, Detector, Preset, Recipe, Restorer, Update
 from salus.scores import build_score
 
@@ -73,10 +73,7 @@ def build(name: str, settings: Mapping[str, Any], score: Mapping[str, Any]) -> D
     try:
         config = kind.Config(**settings)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(p) for p in first["loc"])
-        found = f", got {first['input']!r}." if place else "."
-        raise ConfigError(f"{name}: {place or 'settings'}: {first['msg'].removesuffix('.')}{found}") from None
+        raise ConfigError(f"{name}: {complaint(error)}.") from None
     if issubclass(kind, Restorer):
         comparison = build_score(**score)
         comparison.sized(config.size)

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Tensor, nn
 
-from salus.core.errors import ConfigError, did_you_mean
+from salus.core.errors import ConfigError, complaint, did_you_mean
 from salus.nets.trunks import Frozen
 from salus.scores.base import Score
 
@@ -93,7 +93,10 @@ class Recipe:
             for key in values:
                 if key not in OF_A_PART:
                     raise ValueError(f"part {name} cannot have its own '{key}'.{did_you_mean(key, OF_A_PART)}")
-            self.of(name)
+            try:
+                self.of(name)
+            except ValidationError as error:
+                raise ValueError(f"part {name}: {complaint(error)}") from None
         return self
 
     def of(self, part: str) -> "Recipe":

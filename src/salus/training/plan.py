@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from salus.core.errors import ConfigError, did_you_mean
+from salus.core.errors import ConfigError, complaint, did_you_mean
 from salus.detectors import Recipe, build, detector_class
 from salus.model import Model
 from salus.preprocess.preparation import Preparation
@@ -77,10 +77,9 @@ def checked(kind: type[T], group: str, values: Mapping[str, Any]) -> T:
     try:
         return kind(**values)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigError(
-            f"{group}.{first['loc'][0] if first['loc'] else ''}: {first['msg']}, got {first['input']!r}."
-        ) from None
+        # A complaint about several settings together begins with none of their names.
+        joint = "." if error.errors()[0]["loc"] else ": "
+        raise ConfigError(f"{group}{joint}{complaint(error)}.") from None
 
 
 def refuse_another(out: Path, plan: Plan) -> None:
