@@ -83,7 +83,7 @@ def test_the_paper_preset_is_the_published_recipe(name, score):
         ("mem-ae", {"entropy_weight": -1}, "entropy_weight: .*greater than or equal to 0"),
         ("ae-u", {"weighted": "perhaps"}, "weighted: .*boolean"),
         ("ae-ssim", {"outside": "in"}, "outside: .*'pulled' or 'stuck'"),
-        ("ae-ssim", {"size": 40}, "multiples of 16; 32 and 48 are the nearest"),
+        ("ae-ssim", {"size": 40}, "^ae-ssim: size must be a multiple of 16, not 40; 32 and 48 are the nearest"),
         ("ae-perceptual", {"trunk": "vgg19"}, "trunk: .*'vgg16' or 'alexnet'"),
         ("ae-perceptual", {"enlarge": 0}, "enlarge: .*greater than or equal to 1"),
         ("constrained-ae", {"code_weight": -1}, "code_weight: .*greater than or equal to 0"),

@@ -173,8 +173,8 @@ def test_a_black_image_has_a_score():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"size": 100, "widths": (8, 8, 8, 8)}, "dae takes sizes that are multiples of 8; 96 and 104"),
-        ({"widths": (4,) * 6}, "6 widths need images of 64 pixels, not 32"),
+        ({"size": 100, "widths": (8, 8, 8, 8)}, "size must be a multiple of 8 from 16 on, not 100; 96 and 104 are"),
+        ({"widths": (4,) * 6}, "with 6 widths, size must be a multiple of 32 from 64 on, not 32; 64 is the nearest"),
         ({"noise_grid": 33}, "a noise grid of 33 nodes is finer than an image of 32 pixels"),
         ({"noise_grid": 1}, "noise_grid.*greater than or equal to 2"),
         ({"loss": "l3"}, "loss"),

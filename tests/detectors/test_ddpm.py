@@ -254,7 +254,7 @@ def test_monai_is_not_loaded_before_a_detector_is_built():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"size": 18, "widths": (8, 8, 8), "attention": (False,) * 3}, "multiples of 4; 16 and 20 are the nearest"),
+        ({"size": 18, "widths": (8, 8, 8), "attention": (False,) * 3}, "multiple of 4 from 8 on, not 18; 16 and 20"),
         ({"attention": (True,)}, "2 widths need as many entries of attention, not 1"),
         ({"widths": (8, 10)}, "widths must be multiples of 4 groups and 1 heads"),
         ({"heads": 3}, "widths must be multiples of 4 groups and 3 heads"),

@@ -239,7 +239,7 @@ def test_half_precision_moves_what_is_to_move(progress, moved):
 
 
 def test_sizes_that_cannot_be_halved_are_explained():
-    with pytest.raises(ConfigError, match=r"f-anogan with 5 widths takes sizes that are multiples of 16; 48 and 64"):
+    with pytest.raises(ConfigError, match=r"^f-anogan: with 5 widths, size must be a multiple of 16, not 60; 48"):
         build("f-anogan", {"size": 60}, {})
 
 

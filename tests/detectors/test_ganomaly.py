@@ -210,8 +210,10 @@ def test_half_precision_moves_every_parameter():
 
 
 def test_sizes_that_cannot_be_halved_are_explained():
-    with pytest.raises(ConfigError, match=r"ganomaly with 4 widths takes sizes that are multiples of 16; 48 and 64"):
+    with pytest.raises(ConfigError, match=r"with 4 widths, size must be a multiple of 16, not 60; 48 and 64"):
         build("ganomaly", {"size": 60}, {})
+    with pytest.raises(ConfigError, match=r"not 7; 16 is the nearest"):
+        build("ganomaly", {"size": 7}, {})
 
 
 def test_a_reading_that_does_not_exist_is_refused():

@@ -356,7 +356,7 @@ def test_a_gradient_score_gets_the_error_of_the_vqvae():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"size": 62}, "multiples of 4; 60 and 64 are the nearest"),
+        ({"size": 62}, "^ltm: size must be a multiple of 4 from 8 on, not 62; 60 and 64 are the nearest"),
         ({"heads": 3}, "3 heads do not divide a width of 16"),
         ({"codes": 1}, "codes"),
         ({"stage": 1.0}, "stage"),

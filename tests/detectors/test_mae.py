@@ -218,12 +218,13 @@ def test_a_patch_that_was_never_hidden_is_not_judged():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"size": 36}, "mae takes sizes that are multiples of 8; 32 and 40"),
+        ({"size": 36}, "size must be a multiple of 8 from 16 on, not 36; 32 and 40 are the nearest"),
+        ({"size": 8}, r"with patches of 8 and a mask_ratio of 0\.75, size .* not 8; 16 is the nearest"),
         ({"heads": 3}, "3 heads cannot share a width of 16 evenly"),
         ({"decoder_heads": 5}, "5 heads cannot share a width of 8 evenly"),
         ({"mask_ratio": 0.6}, "shows each of 16 patches once, but a mask_ratio of 0.6 shows 6 at a time"),
         ({"mask_ratio": 0.8}, r"shows 3 at a time: take a ratio such as 0\.75"),
-        ({"mask_ratio": 0.95}, "of 16 patches, a mask_ratio of 0.95 leaves 0 to see"),
+        ({"mask_ratio": 0.95}, r"a mask_ratio of 0\.95, size .* from 40 on, not 32; 40 is the nearest"),
         ({"width": 18}, "width"),
     ],
 )

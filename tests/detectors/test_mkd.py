@@ -257,8 +257,8 @@ def test_missing_weights_are_an_error_and_never_replaced(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"size": 72}, r"mkd takes sizes that are multiples of 32; 64 and 96 are the nearest"),
-        ({"size": 16}, r"mkd: size: Input should be greater than or equal to 32"),
+        ({"size": 72}, r"^mkd: size must be a multiple of 32, not 72; 64 and 96 are the nearest"),
+        ({"size": 16}, r"not 16; 32 is the nearest"),
         ({"teacher": "vgg19"}, r"mkd: teacher: Input should be 'vgg16-tv' or 'random', got 'vgg19'"),
         ({"student": "large"}, r"mkd: student: Input should be 'small' or 'equal'"),
         ({"map": "gradcam"}, r"mkd: map: Input should be 'gradient', 'smoothgrad' or 'guided'"),

@@ -240,8 +240,12 @@ def test_the_encoder_is_the_published_one_layer_by_layer():
 
 
 def test_widths_that_do_not_fit_the_size_are_explained():
-    with pytest.raises(ConfigError, match=r"3 widths fit a size of 32, not 64"):
+    with pytest.raises(ConfigError, match=r"3 widths fit a size of 32, not 64: 64 takes 4 of them"):
         small(size=64)
+    with pytest.raises(ConfigError, match=r"not 100: 64 takes 4 of them, 128 takes 5 of them"):
+        small(size=100)
+    with pytest.raises(ConfigError, match=r"not 7: 8 takes 1 of them"):
+        small(size=7)
 
 
 def test_the_paper_preset_is_the_published_recipe():

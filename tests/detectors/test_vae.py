@@ -184,8 +184,10 @@ def test_a_built_vae_knows_the_numbers_behind_auto():
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
-        ({"size": 100}, r"zimmerer with 4 widths takes sizes that are multiples of 16; 96 and 112"),
-        ({"size": 72, "network": "cai"}, r"cai with 4 widths takes sizes that are multiples of 16; 64 and 80"),
+        ({"size": 100}, r"zimmerer and 4 widths, size must be a multiple of 16, not 100; 96 and 112"),
+        ({"size": 72, "network": "cai"}, r"cai and 4 widths, size must be a multiple of 16, not 72; 64 and 80"),
+        ({"size": 8, "network": "cai"}, r"not 8; 16 is the nearest"),
+        ({"size": 7}, r"not 7; 8 is the nearest"),
         ({"network": "cai", "widths": (4, 4)}, r"network cai takes 4 widths"),
         ({"widths": ()}, r"network zimmerer takes some widths"),
         ({"beta_rec": 0.0}, r"beta_rec.*greater than 0"),

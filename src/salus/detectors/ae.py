@@ -20,7 +20,7 @@ from salus.scores.base import Score
 class AEConfig:
     """Settings of `AE`."""
 
-    size: int = Field(64, ge=16)  # side of the square input, pixels
+    size: int = 64  # side of the square input, pixels
     code: Literal["vector", "spatial"] = "vector"  # spatial: AE-Spatial, d entries at each place of the last map
     latent: int = Field(16, ge=1)  # d, entries of the code; the paper's best: X-ray 4, brain 16 to 32
     hidden: int = Field(1024, ge=2)  # D, width of the layers around the code
@@ -29,7 +29,7 @@ class AEConfig:
     @model_validator(mode="after")
     def fits(self) -> "AEConfig":
         """Four halvings."""
-        fitting(self.size, 16, "ae")
+        fitting(self.size, 16)
         return self
 
 

@@ -242,13 +242,21 @@ def outer(x: Tensor) -> Tensor:
     return (x + 1) / 2
 
 
-def fitting(size: int, multiple: int, name: str) -> None:
+def fitting(size: int, multiple: int, least: int = 1, given: str = "") -> None:
     """Refuse a size that a network cannot halve often enough.
+
+    Args:
+        size: side of the square input, pixels.
+        multiple: what the size must be a multiple of.
+        least: smallest size; the next multiple counts.
+        given: what decides the multiple, such as "4 widths".
 
     Raises:
         ValueError: names the nearest sizes that fit.
     """
-    if size % multiple:
-        below, above = size // multiple * multiple, -(-size // multiple) * multiple
-        nearest = f"{below} and {above} are the nearest" if below else f"{above} is the nearest"
-        raise ValueError(f"{name} takes sizes that are multiples of {multiple}; {nearest}")
+    least = -(-least // multiple) * multiple
+    if size < least or size % multiple:
+        below, above = size // multiple * multiple, max(least, -(-size // multiple) * multiple)
+        nearest = f"{below} and {above} are the nearest" if below >= least else f"{above} is the nearest"
+        rule = f"size must be a multiple of {multiple}{f' from {least} on' if least > multiple else ''}"
+        raise ValueError(f"{f'with {given}, ' if given else ''}{rule}, not {size}; {nearest}")

@@ -25,7 +25,7 @@ WINDOW = 5  # side, pixels, of the published median filter and of the window of 
 class DAEConfig:
     """Settings of `DAE`. The defaults are the original's training; `loss` and `mask` also have the RA baseline's."""
 
-    size: int = Field(128, ge=16)  # side of the square input, pixels; a multiple of 2^(levels - 1)
+    size: int = 128  # side of the square input, pixels; a multiple of 2^(levels - 1)
     widths: tuple[int, ...] = Field((64, 128, 256, 512), min_length=2)  # channels of each level of the U-Net
     noise_std: float = Field(0.2, gt=0)  # of the noise on its coarse grid; about 2/3 of it is left when enlarged
     noise_grid: Annotated[int, Field(ge=2)] | Literal["auto"] = "auto"  # nodes along a side; auto: size / 8
@@ -38,11 +38,8 @@ class DAEConfig:
     @model_validator(mode="after")
     def fits(self) -> "DAEConfig":
         """The U-Net must be able to halve the image, and the noise to be coarser than it."""
-        fitting(self.size, 2 ** (len(self.widths) - 1), "dae")
-        if self.size < 2 ** len(self.widths):
-            raise ValueError(
-                f"{len(self.widths)} widths need images of {2 ** len(self.widths)} pixels, not {self.size}"
-            )
+        deepest = 2 ** (len(self.widths) - 1)
+        fitting(self.size, deepest, max(16, 2 * deepest), f"{len(self.widths)} widths")
         if self.noise_grid != "auto" and self.noise_grid > self.size:
             raise ValueError(f"a noise grid of {self.noise_grid} nodes is finer than an image of {self.size} pixels")
         return self

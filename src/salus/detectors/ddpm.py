@@ -30,7 +30,7 @@ SEED = 2022  # of all noise in `restore` and in the validation loss
 class DDPMConfig:
     """Settings of `DDPM`. The defaults are those of RA's authors; AnoDDPM's are named beside them."""
 
-    size: int = Field(128, ge=8)  # side of the square input, pixels; AnoDDPM 256
+    size: int = 128  # side of the square input, pixels; AnoDDPM 256
     widths: tuple[int, ...] = (128, 256, 256)  # channels of each level; AnoDDPM (128, 128, 256, 256, 512, 512)
     attention: tuple[bool, ...] = (False, True, True)  # which levels attend; AnoDDPM the last three
     blocks: int = Field(1, ge=1)  # residual blocks a level, and one more on the way up; AnoDDPM 2
@@ -50,7 +50,7 @@ class DDPMConfig:
     @model_validator(mode="after")
     def fits(self) -> "DDPMConfig":
         """Levels, widths and steps must go together."""
-        fitting(self.size, 2 ** (len(self.widths) - 1), "ddpm")
+        fitting(self.size, 2 ** (len(self.widths) - 1), 8, f"{len(self.widths)} widths")
         if len(self.attention) != len(self.widths):
             raise ValueError(f"{len(self.widths)} widths need as many entries of attention, not {len(self.attention)}")
         if any(width % self.groups or width % self.heads for width in self.widths):

@@ -23,7 +23,7 @@ from salus.scores.base import Score
 class FAnoGANConfig:
     """Settings of `FAnoGAN`."""
 
-    size: int = Field(64, ge=8)  # side of the square input, pixels
+    size: int = 64  # side of the square input, pixels
     latent: int = Field(128, ge=1)  # entries of z
     widths: tuple[int, ...] = Field((64, 128, 256, 512, 512), min_length=2)  # channels, full picture to smallest map
     stage: float = Field(0.9, gt=0, lt=1)  # share of the training for the GAN, the rest is the encoder's
@@ -36,7 +36,7 @@ class FAnoGANConfig:
     @model_validator(mode="after")
     def fits(self) -> "FAnoGANConfig":
         """The picture must be halved once for each width after the first."""
-        fitting(self.size, 2 ** (len(self.widths) - 1), f"f-anogan with {len(self.widths)} widths")
+        fitting(self.size, 2 ** (len(self.widths) - 1), 8, f"{len(self.widths)} widths")
         return self
 
 

@@ -24,7 +24,7 @@ from salus.scores.base import Score
 class GANomalyConfig:
     """Settings of `GANomaly`."""
 
-    size: int = Field(64, ge=8)  # side of the square input, pixels
+    size: int = 64  # side of the square input, pixels
     layers: Literal["dcgan", "dense"] = "dcgan"  # the paper's; or MedIAnomaly's: `ae` without norm around the code
     latent: int = Field(100, ge=1)  # entries of z; MedIAnomaly 16
     widths: tuple[int, ...] = Field((64, 128, 256, 512), min_length=1)  # channels after each halving
@@ -39,7 +39,7 @@ class GANomalyConfig:
     @model_validator(mode="after")
     def fits(self) -> "GANomalyConfig":
         """The picture must be halved once for each width."""
-        fitting(self.size, 2 ** len(self.widths), f"ganomaly with {len(self.widths)} widths")
+        fitting(self.size, 2 ** len(self.widths), 8, f"{len(self.widths)} widths")
         return self
 
 

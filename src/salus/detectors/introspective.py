@@ -25,7 +25,7 @@ Code = tuple[Tensor, Tensor, list[Tensor]]  # mean (B, latent), log-variance (B,
 class IntrospectiveConfig:
     """Settings of every `Introspective`."""
 
-    size: int = Field(128, ge=8)  # side of the square input, pixels
+    size: int = 128  # side of the square input, pixels
     latent: int = Field(128, ge=1)  # entries of z
     widths: tuple[int, ...] = (64, 128, 256, 512, 512)  # channels after each halving; log2(size) - 2 of them
     alpha: float = Field(2.0, gt=0)  # eq. 2 and 4, Soft-IntroVAE's value
@@ -44,11 +44,12 @@ class IntrospectiveConfig:
     @model_validator(mode="after")
     def fits(self) -> "IntrospectiveConfig":
         """The last feature map must be 4 x 4."""
-        if self.size != 4 * 2 ** len(self.widths):
-            raise ValueError(
-                f"{len(self.widths)} widths fit a size of {4 * 2 ** len(self.widths)}, not {self.size}: "
-                "give log2(size) - 2 of them"
-            )
+        fits = 4 * 2 ** len(self.widths)
+        if self.size != fits:
+            below = 2 ** (max(self.size, 8).bit_length() - 1)
+            nearest = (below,) if self.size <= below else (below, 2 * below)
+            takes = ", ".join(f"{size} takes {size.bit_length() - 3} of them" for size in nearest)
+            raise ValueError(f"{len(self.widths)} widths fit a size of {fits}, not {self.size}: {takes}")
         return self
 
 

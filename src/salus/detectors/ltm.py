@@ -28,7 +28,7 @@ SHRINK = 4  # pixels along a token's side: the image is halved twice
 class LTMConfig:
     """Settings of `LTM`."""
 
-    size: int = Field(64, ge=8)  # side of the square input, pixels; T 64, G 128
+    size: int = 64  # side of the square input, pixels; T 64, G 128
     channels: int = Field(256, ge=1)  # of every convolution of the VQ-VAE but those around the code
     codes: int = Field(16, ge=2)  # K, vectors in the codebook
     entries: int = Field(64, ge=1)  # of a vector of the codebook
@@ -49,7 +49,7 @@ class LTMConfig:
     @model_validator(mode="after")
     def fits(self) -> "LTMConfig":
         """Two halvings, and heads of one width."""
-        fitting(self.size, SHRINK, "ltm")
+        fitting(self.size, SHRINK, 8)
         if self.width % self.heads:
             raise ValueError(f"{self.heads} heads do not divide a width of {self.width}")
         return self

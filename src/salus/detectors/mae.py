@@ -4,6 +4,7 @@ Written from He et al., "Masked Autoencoders Are Scalable Vision Learners", arXi
 authors of RA (arXiv:2401.10637) use it, described in docs/methods/mae.md.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import ClassVar, Literal
 
@@ -21,7 +22,7 @@ from salus.scores.base import Score
 class MAEConfig:
     """Settings of `MAE`. The defaults are the RA authors'; `test_masks` is ours."""
 
-    size: int = Field(128, ge=8)  # side of the square input, pixels; a multiple of `patch`
+    size: int = 128  # side of the square input, pixels; a multiple of `patch`
     patch: int = Field(16, ge=1)  # side of a patch, pixels
     width: int = Field(512, ge=4, multiple_of=4)  # entries of the encoder's tokens
     depth: int = Field(12, ge=1)  # blocks of the encoder
@@ -36,7 +37,9 @@ class MAEConfig:
     @model_validator(mode="after")
     def fits(self) -> "MAEConfig":
         """Patches tile the image, heads share the widths, and masks leave something to see and something to hide."""
-        fitting(self.size, self.patch, "mae")
+        seeing = math.ceil(math.sqrt(1 / (1 - self.mask_ratio)) - 1e-9)  # patches a side, so that one is seen
+        given = f"patches of {self.patch} and a mask_ratio of {self.mask_ratio:g}"
+        fitting(self.size, self.patch, self.patch * max(2, seeing), given)
         for width, heads in ((self.width, self.heads), (self.decoder_width, self.decoder_heads)):
             if width % heads:
                 raise ValueError(f"{heads} heads cannot share a width of {width} evenly")

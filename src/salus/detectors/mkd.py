@@ -34,7 +34,7 @@ STUDENTS = {
 class MKDConfig:
     """Settings of `MKD`."""
 
-    size: int = Field(128, ge=32)  # side of the square input, pixels; five pools halve it
+    size: int = 128  # side of the square input, pixels; five pools halve it
     teacher: Literal["vgg16-tv", "random"] = "vgg16-tv"  # ImageNet's weights; random ones only to show what they cost
     student: Literal["small", "equal"] = "small"  # the release's; one as large as the teacher, the paper's comparison
     mse_weight: float = Field(0.01, ge=0)  # lambda of the loss as released; 0.5 for MVTec
@@ -46,7 +46,7 @@ class MKDConfig:
     @model_validator(mode="after")
     def fits(self) -> "MKDConfig":
         """Five pools must come out even."""
-        fitting(self.size, 32, "mkd")
+        fitting(self.size, 32)
         return self
 
 

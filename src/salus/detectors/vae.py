@@ -32,7 +32,7 @@ class VAEConfig:
     loss = scale x (beta_rec x squared error, summed over pixels + beta_kl x KL in nats, summed over the code)
     """
 
-    size: int = Field(128, ge=8)  # side of the square input, pixels
+    size: int = 128  # side of the square input, pixels
     network: Literal["zimmerer", "cai"] = "zimmerer"  # convolutions alone, on [0, 1]; or ae's network, on [-1, 1]
     latent: PositiveInt | Auto = "auto"  # entries of z; zimmerer 256, cai 16
     widths: tuple[PositiveInt, ...] | Auto = "auto"  # channels after each halving; zimmerer 16 32 64 256 256, cai ae's
@@ -48,7 +48,7 @@ class VAEConfig:
         widths = usual_widths(self) if self.widths == "auto" else self.widths
         if not widths or (self.network == "cai" and len(widths) != 4):
             raise ValueError(f"network {self.network} takes {'4' if self.network == 'cai' else 'some'} widths")
-        fitting(self.size, 2 ** len(widths), f"network {self.network} with {len(widths)} widths")
+        fitting(self.size, 2 ** len(widths), 8, f"network {self.network} and {len(widths)} widths")
         return self
 
 
@@ -56,7 +56,7 @@ def usual_widths(config: VAEConfig) -> tuple[int, ...]:
     """The published widths; those of zimmerer go on until the map is 4 to 7 pixels wide."""
     if config.network == "cai":
         return 16, 32, 64, 64
-    halvings = config.size.bit_length() - 3
+    halvings = max(1, config.size.bit_length() - 3)
     return (16, 32, 64, *[256] * halvings)[:halvings]
 
 
