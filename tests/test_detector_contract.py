@@ -1,6 +1,7 @@
 """What every detector must keep to, whoever wrote it."""
 
 import csv
+import dataclasses
 import functools
 import json
 import multiprocessing
@@ -141,6 +142,18 @@ def test_a_saved_detector_sees_the_same(name, learned, tmp_path):
 def test_an_unknown_setting_is_named(name):
     with pytest.raises(ConfigError, match=r"no setting 'sise'\. Did you mean 'size'\?"):
         build(name, {"sise": 32}, {})
+
+
+@pytest.mark.parametrize("wrong", [0, -8, 10**9])
+def test_a_network_that_cannot_be_is_refused_by_name(name, wrong):
+    settings = detector_class(name).PRESETS["tiny"].settings
+    known = {field.name for field in dataclasses.fields(detector_class(name).Config)}
+    for key in {"latent", "hidden"} & known:
+        with pytest.raises(ConfigError, match=f"^{name}: {key}: Input should be "):
+            build(name, {**settings, key: wrong}, {})
+    if "widths" in known:
+        with pytest.raises(ConfigError, match=rf"^{name}: widths\.1: Input should be "):
+            build(name, {**settings, "widths": (8, wrong, 8, 8)}, {})
 
 
 @pytest.mark.parametrize("learner", [*LEARNERS, "pca"])

@@ -168,6 +168,7 @@ def test_a_part_that_does_not_exist_or_a_setting_it_cannot_have_is_named():
     ("settings", "message"),
     [
         ({"recipe.epochs": 0}, r"^recipe\.epochs: Input should be greater than or equal to 1, got 0\.$"),
+        ({"recipe.betas": (0.9, 3)}, r"^recipe\.betas\.1: Input should be less than 1, got 3\.$"),
         (
             {"recipe.parts": {"encoder": {"learning_rate": -3}}},
             r"^recipe: part encoder: learning_rate: Input should be greater than 0, got -3\.$",

@@ -257,6 +257,7 @@ def test_monai_is_not_loaded_before_a_detector_is_built():
         ({"size": 18, "widths": (8, 8, 8), "attention": (False,) * 3}, "multiple of 4 from 8 on, not 18; 16 and 20"),
         ({"attention": (True,)}, "2 widths need as many entries of attention, not 1"),
         ({"widths": (8, 10)}, "widths must be multiples of 4 groups and 1 heads"),
+        ({"widths": (), "attention": ()}, "widths: .*at least 1 item"),
         ({"heads": 3}, "widths must be multiples of 4 groups and 3 heads"),
         ({"train_steps": 19}, "training up to train_steps 19 never sees steps_back 20"),
         ({"sampler": "ddim", "ddim_steps": 21}, "21 ddim_steps do not fit into 20 steps_back"),

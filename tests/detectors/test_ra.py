@@ -1,4 +1,5 @@
 import copy
+import math
 import sys
 from pathlib import Path
 
@@ -246,6 +247,12 @@ def test_widths_that_do_not_fit_the_size_are_explained():
         small(size=100)
     with pytest.raises(ConfigError, match=r"not 7: 8 takes 1 of them"):
         small(size=7)
+
+
+@pytest.mark.parametrize("settings", [{"beta_neg": -5}, {"beta_neg": math.inf}, {"widths": ()}])
+def test_settings_that_do_not_fit_are_named(settings):
+    with pytest.raises(ConfigError, match=f"^ra: {next(iter(settings))}: "):
+        small(**settings)
 
 
 def test_the_paper_preset_is_the_published_recipe():

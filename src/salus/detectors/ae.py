@@ -12,7 +12,18 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from salus.detectors.base import Preset, Recipe, Restorer, Update, fitting, inner, mean_squared, outer
+from salus.detectors.base import (
+    Channels,
+    Entries,
+    Preset,
+    Recipe,
+    Restorer,
+    Update,
+    fitting,
+    inner,
+    mean_squared,
+    outer,
+)
 from salus.scores.base import Score
 
 
@@ -22,9 +33,9 @@ class AEConfig:
 
     size: int = 64  # side of the square input, pixels
     code: Literal["vector", "spatial"] = "vector"  # spatial: AE-Spatial, d entries at each place of the last map
-    latent: int = Field(16, ge=1)  # d, entries of the code; the paper's best: X-ray 4, brain 16 to 32
-    hidden: int = Field(1024, ge=2)  # D, width of the layers around the code
-    widths: tuple[int, int, int, int] = (16, 32, 64, 64)  # channels after each halving
+    latent: Entries = 16  # d, entries of the code; the paper's best: X-ray 4, brain 16 to 32
+    hidden: int = Field(1024, ge=2, le=2**16)  # D, width of the layers around the code
+    widths: tuple[Channels, Channels, Channels, Channels] = (16, 32, 64, 64)  # channels after each halving
 
     @model_validator(mode="after")
     def fits(self) -> "AEConfig":

@@ -7,7 +7,7 @@ A detector says *what* is learned and in which order by calling `update(part, lo
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import torch
 from pydantic import Field, ValidationError, model_validator
@@ -19,6 +19,11 @@ from salus.nets.trunks import Frozen
 from salus.scores.base import Score
 
 OF_A_PART = ("optimiser", "learning_rate", "betas", "weight_decay")
+
+# No network here is wider, and what a slip of the finger asks for must not end in an exhausted machine.
+Channels = Annotated[int, Field(gt=0, le=2**14)]
+Entries = Annotated[int, Field(gt=0, le=2**16)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Update(Protocol):
@@ -73,7 +78,7 @@ class Recipe:
     batch: int = Field(ge=1)
     learning_rate: float = Field(gt=0)
     optimiser: Literal["adam", "amsgrad", "adamw", "rmsprop"] = "adam"
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     weight_decay: float = Field(default=0.0, ge=0)
     schedule: Literal["constant", "cosine"] = "constant"
     period: int = Field(default=0, ge=0)

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from salus.detectors.base import Preset, Recipe, Restorer, Update, fitting, inner, mean_squared, outer
+from salus.detectors.base import Channels, Preset, Recipe, Restorer, Update, fitting, inner, mean_squared, outer
 from salus.nets.simplex import SPREAD, simplex_noise
 from salus.scores.base import Score
 
@@ -31,7 +31,7 @@ class DDPMConfig:
     """Settings of `DDPM`. The defaults are those of RA's authors; AnoDDPM's are named beside them."""
 
     size: int = 128  # side of the square input, pixels; AnoDDPM 256
-    widths: tuple[int, ...] = (128, 256, 256)  # channels of each level; AnoDDPM (128, 128, 256, 256, 512, 512)
+    widths: tuple[Channels, ...] = Field((128, 256, 256), min_length=1)  # a level; AnoDDPM 128 128 256 256 512 512
     attention: tuple[bool, ...] = (False, True, True)  # which levels attend; AnoDDPM the last three
     blocks: int = Field(1, ge=1)  # residual blocks a level, and one more on the way up; AnoDDPM 2
     groups: int = Field(32, ge=1)  # of the group norms

@@ -14,7 +14,19 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from salus.detectors.base import Detection, Preset, Recipe, Restorer, Update, fitting, inner, mean_squared, outer
+from salus.detectors.base import (
+    Channels,
+    Detection,
+    Entries,
+    Preset,
+    Recipe,
+    Restorer,
+    Update,
+    fitting,
+    inner,
+    mean_squared,
+    outer,
+)
 from salus.nets.gan import ResidualCritic, ResidualGenerator
 from salus.scores.base import Score
 
@@ -24,8 +36,8 @@ class FAnoGANConfig:
     """Settings of `FAnoGAN`."""
 
     size: int = 64  # side of the square input, pixels
-    latent: int = Field(128, ge=1)  # entries of z
-    widths: tuple[int, ...] = Field((64, 128, 256, 512, 512), min_length=2)  # channels, full picture to smallest map
+    latent: Entries = 128  # entries of z
+    widths: tuple[Channels, ...] = Field((64, 128, 256, 512, 512), min_length=2)  # full picture to smallest map
     stage: float = Field(0.9, gt=0, lt=1)  # share of the training for the GAN, the rest is the encoder's
     critic_steps: int = Field(5, ge=1)  # steps of the critic for one of the generator
     penalty: float = Field(10.0, ge=0)  # weight of the gradient penalty

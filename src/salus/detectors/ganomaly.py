@@ -16,7 +16,19 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from salus.detectors.ae import down, up
-from salus.detectors.base import Detection, Preset, Recipe, Restorer, Update, fitting, inner, mean_squared, outer
+from salus.detectors.base import (
+    Channels,
+    Detection,
+    Entries,
+    Preset,
+    Recipe,
+    Restorer,
+    Update,
+    fitting,
+    inner,
+    mean_squared,
+    outer,
+)
 from salus.scores.base import Score
 
 
@@ -26,9 +38,9 @@ class GANomalyConfig:
 
     size: int = 64  # side of the square input, pixels
     layers: Literal["dcgan", "dense"] = "dcgan"  # the paper's; or MedIAnomaly's: `ae` without norm around the code
-    latent: int = Field(100, ge=1)  # entries of z; MedIAnomaly 16
-    widths: tuple[int, ...] = Field((64, 128, 256, 512), min_length=1)  # channels after each halving
-    hidden: int = Field(1024, ge=1)  # width of the layers around the code, `dense` only
+    latent: Entries = 100  # entries of z; MedIAnomaly 16
+    widths: tuple[Channels, ...] = Field((64, 128, 256, 512), min_length=1)  # channels after each halving
+    hidden: Entries = 1024  # width of the layers around the code, `dense` only
     contextual_loss: Literal["l1", "l2"] = "l1"  # the paper's; MedIAnomaly's
     adversarial: float = Field(1.0, ge=0)  # weights of the generator's three losses, as released
     contextual: float = Field(50.0, ge=0)

@@ -6,18 +6,19 @@ used below. `s` is 1 over the number of pixels; KL and errors are sums.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from salus.detectors.base import Restorer, Update
+from salus.detectors.base import Channels, Entries, Restorer, Update
 from salus.detectors.variational import draw, kl, squared
 from salus.nets.introspective import Decoder, Encoder
 from salus.scores.base import Score
 
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Code = tuple[Tensor, Tensor, list[Tensor]]  # mean (B, latent), log-variance (B, latent), feature maps
 
 
@@ -26,12 +27,12 @@ class IntrospectiveConfig:
     """Settings of every `Introspective`."""
 
     size: int = 128  # side of the square input, pixels
-    latent: int = Field(128, ge=1)  # entries of z
-    widths: tuple[int, ...] = (64, 128, 256, 512, 512)  # channels after each halving; log2(size) - 2 of them
+    latent: Entries = 128  # entries of z
+    widths: tuple[Channels, ...] = Field((64, 128, 256, 512, 512), min_length=1)  # after each halving; log2(size) - 2
     alpha: float = Field(2.0, gt=0)  # eq. 2 and 4, Soft-IntroVAE's value
     beta_rec: float = Field(0.5, ge=0)
     beta_kl: float = Field(1.0, ge=0)
-    beta_neg: float | Literal["auto"] = "auto"  # KL of fakes in the exponent; auto: pixels / 128 (128 at 128 px)
+    beta_neg: Weight | Literal["auto"] = "auto"  # KL of fakes in the exponent; auto: pixels / 128 (128 at 128 px)
     gamma_rec: float = Field(1e-8, ge=0)  # numerically nil in the release; 0 saves its two decoder passes
     bn_mode: Literal["train", "frozen"] = "train"  # frozen: norms stay at their first statistics, as the release ran
     bn_statistics: Literal["all", "real"] = "all"  # which pictures move the running statistics the detector uses

@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from salus.core.errors import ConfigError, TrainingError
-from salus.detectors.base import Detection, Preset, Recipe, Restorer, Update, fitting, mean_squared
+from salus.detectors.base import Channels, Detection, Entries, Preset, Recipe, Restorer, Update, fitting, mean_squared
 from salus.scores.base import Score
 
 SHRINK = 4  # pixels along a token's side: the image is halved twice
@@ -29,15 +29,15 @@ class LTMConfig:
     """Settings of `LTM`."""
 
     size: int = 64  # side of the square input, pixels; T 64, G 128
-    channels: int = Field(256, ge=1)  # of every convolution of the VQ-VAE but those around the code
+    channels: Channels = 256  # of every convolution of the VQ-VAE but those around the code
     codes: int = Field(16, ge=2)  # K, vectors in the codebook
-    entries: int = Field(64, ge=1)  # of a vector of the codebook
+    entries: Entries = 64  # of a vector of the codebook
     decay: float = Field(0.5, ge=0, lt=1)  # d of the codebook's moving averages, a step
     commitment: float = Field(0.25, ge=0)  # weight of the encoder's distance from its code
     restart: float = Field(
         1.0, ge=0
     )  # tokens a step under which a code starts anew (Jukebox's); 0 never, as in T and G
-    width: int = Field(128, ge=1)  # of the transformer
+    width: Channels = 128  # of the transformer
     depth: int = Field(16, ge=1)  # blocks of the transformer
     heads: int = Field(16, ge=1)  # of each attention; they divide the width
     stage: float = Field(0.5, gt=0, lt=1)  # share of the training for the VQ-VAE; the transformer has the rest

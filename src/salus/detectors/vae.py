@@ -10,12 +10,12 @@ from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from salus.detectors import ae
-from salus.detectors.base import Preset, Recipe, Restorer, Update, fitting, inner, outer
+from salus.detectors.base import Channels, Entries, Preset, Recipe, Restorer, Update, fitting, inner, outer
 from salus.detectors.variational import draw, kl, squared
 from salus.nets.introspective import full
 from salus.scores.base import Score
@@ -34,8 +34,8 @@ class VAEConfig:
 
     size: int = 128  # side of the square input, pixels
     network: Literal["zimmerer", "cai"] = "zimmerer"  # convolutions alone, on [0, 1]; or ae's network, on [-1, 1]
-    latent: PositiveInt | Auto = "auto"  # entries of z; zimmerer 256, cai 16
-    widths: tuple[PositiveInt, ...] | Auto = "auto"  # channels after each halving; zimmerer 16 32 64 256 256, cai ae's
+    latent: Entries | Auto = "auto"  # entries of z; zimmerer 256, cai 16
+    widths: tuple[Channels, ...] | Auto = "auto"  # channels after each halving; zimmerer 16 32 64 256 256, cai ae's
     beta_rec: Positive | Auto = "auto"  # zimmerer 0.5 (a Gaussian of variance 1), cai 1
     beta_kl: Weight | Auto = "auto"  # zimmerer 1, cai 0.005 pixels / latent (0.005 x mean KL + mean error)
     scale: Positive | Auto = "auto"  # zimmerer 1, cai 1 / pixels
