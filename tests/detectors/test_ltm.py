@@ -322,7 +322,7 @@ def test_weights_without_a_trained_transformer_are_refused():
     """The VQ error is far smaller than a cross-entropy: "best" alone would always choose the first stage."""
     ltm = small()
     step_once(ltm, 0.49, torch.rand(8, 1, 32, 32))
-    with pytest.raises(TrainingError, match=r"first stage.*recipe.select_after=0.5 or more"):
+    with pytest.raises(TrainingError, match=r"first stage.*Train for 2 epochs or more.*select_after=0\.5 or more"):
         ltm.finish_training()
     step_once(ltm, 0.5, torch.rand(8, 1, 32, 32))
     ltm.finish_training()

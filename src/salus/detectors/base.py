@@ -4,6 +4,7 @@ A detector says *what* is learned and in which order by calling `update(part, lo
 `salus.training` knows *how*. Images go in as (B, 1, H, W) float32 in [0, 1]; higher is more abnormal, everywhere.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Tensor, nn
 
-from salus.core.errors import ConfigError, complaint, did_you_mean
+from salus.core.errors import ConfigError, TrainingError, complaint, did_you_mean
 from salus.nets.trunks import Frozen
 from salus.scores.base import Score
 
@@ -265,3 +266,13 @@ def fitting(size: int, multiple: int, least: int = 1, given: str = "") -> None:
         nearest = f"{below} and {above} are the nearest" if below >= least else f"{above} is the nearest"
         rule = f"size must be a multiple of {multiple}{f' from {least} on' if least > multiple else ''}"
         raise ValueError(f"{f'with {given}, ' if given else ''}{rule}, not {size}; {nearest}")
+
+
+def first_stage(name: str, part: str, stage: float) -> TrainingError:
+    """What to raise when the weights kept are from before `part` began to learn, `stage` of the way."""
+    epochs = math.ceil(1 / (1 - stage) - 1e-9)  # so many steps reach the second stage, and an epoch has at least one
+    return TrainingError(
+        f"{name}: the weights kept are of the first stage, before the {part} learned: it begins after {stage:g} of the "
+        f"training. Train for {epochs} epochs or more; with recipe.select=best also set recipe.select_after={stage:g} "
+        "or more."
+    )

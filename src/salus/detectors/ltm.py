@@ -17,8 +17,19 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from salus.core.errors import ConfigError, TrainingError
-from salus.detectors.base import Channels, Detection, Entries, Preset, Recipe, Restorer, Update, fitting, mean_squared
+from salus.core.errors import ConfigError
+from salus.detectors.base import (
+    Channels,
+    Detection,
+    Entries,
+    Preset,
+    Recipe,
+    Restorer,
+    Update,
+    first_stage,
+    fitting,
+    mean_squared,
+)
 from salus.scores.base import Score
 
 SHRINK = 4  # pixels along a token's side: the image is halved twice
@@ -272,10 +283,7 @@ class LTM(Restorer):
     def finish_training(self) -> None:
         """Refuse weights of the first stage: their transformer is the one it began with."""
         if not self.second:
-            raise TrainingError(
-                "ltm: the weights kept are of the first stage, before the transformer learned. Use recipe.select=last "
-                f"or recipe.select_after={self.config.stage:g} or more, and enough epochs for both stages."
-            )
+            raise first_stage("ltm", "transformer", self.config.stage)
         super().finish_training()
 
     def fit_score(self, healthy: Iterable[Tensor]) -> None:
