@@ -1,16 +1,19 @@
 import itertools
 import math
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from salus.core.errors import ConfigError
+from salus.core.errors import ConfigError, TrainingError
 from salus.detectors import Recipe, build, detector_class
 from salus.detectors.f_anogan import FAnoGAN, gradient_penalty
 from salus.nets.gan import Doubling, Halving, pooled_conv
-from salus.training import Stepper, make_fabric
+from salus.training import Stepper, fit, make_fabric
+from tests.conftest import discs
 
 SMALL = {"size": 32, "latent": 6, "widths": (4, 8, 8, 8), "stage": 0.5}
 
@@ -246,6 +249,23 @@ def test_sizes_that_cannot_be_halved_are_explained():
 def test_a_training_without_an_encoder_is_refused():
     with pytest.raises(ConfigError, match=r"f-anogan: stage: Input should be less than 1"):
         build("f-anogan", {"stage": 1.0}, {})
+
+
+def test_weights_kept_before_the_encoder_learned_are_refused():
+    with pytest.raises(TrainingError, match=r"before the encoder learned.*Train for 2 epochs or more"):
+        trained(epochs=1)
+    detector = trained(epochs=2)
+    assert detector.encoder_stepped == 1
+    assert not detector.training
+
+
+def trained(epochs: int) -> FAnoGAN:
+    """After as many steps as epochs; half of them are the encoder's stage."""
+    detector, images = small(), discs(8)
+    recipe = Recipe(epochs=epochs, batch=8, learning_rate=1e-3, select="last")
+    with tempfile.TemporaryDirectory() as progress:
+        fit(detector, recipe, images, images, Path(progress), 0, make_fabric("cpu", "fp32"))
+    return detector
 
 
 def test_the_paper_preset_is_the_published_recipe():

@@ -22,6 +22,7 @@ from salus.detectors.base import (
     Recipe,
     Restorer,
     Update,
+    first_stage,
     fitting,
     inner,
     mean_squared,
@@ -115,6 +116,8 @@ class FAnoGAN(Restorer):
         self.encoder = ResidualCritic(config.size, config.latent, config.widths)
         self.register_buffer("critic_stepped", torch.zeros((), dtype=torch.int64))  # times, so that a resume goes on
         self.critic_stepped: Tensor
+        self.register_buffer("encoder_stepped", torch.zeros((), dtype=torch.int64))
+        self.encoder_stepped: Tensor
 
     def parts(self) -> Mapping[str, Iterable[nn.Parameter]]:
         return {
@@ -173,7 +176,14 @@ class FAnoGAN(Restorer):
         self.generator.eval()
         residual, features = (error.mean() for error in self.errors(x, self.rebuild(x)))
         update("encoder", residual + self.config.kappa * features)
+        self.encoder_stepped += 1
         return {"mse": residual.detach(), "features": features.detach()}
+
+    def finish_training(self) -> None:
+        """Refuse weights of the first stage: their encoder is the one it began with."""
+        if not self.encoder_stepped:
+            raise first_stage("f-anogan", "encoder", self.config.stage)
+        super().finish_training()
 
     def noise(self, x: Tensor) -> Tensor:
         """(B, latent) of N(0, I), as many as there are images in `x`."""
