@@ -217,6 +217,8 @@ def table(options: argparse.Namespace) -> None:
     """
     for data in options.sets:
         rows = [row for row in stored() if row["data"] == data]
+        if not rows:
+            continue
         findings = sorted({row["finding"] for row in rows} - {"all"})
         columns = [*findings, "flagged of healthy"] if findings else ["pixel AP", "flagged of healthy"]
         head = ["method", "its score", "seeds", "AUROC", "95 %, patients", *columns, *OTHERS, "s", "ms/image", "MiB"]

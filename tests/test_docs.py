@@ -1,7 +1,9 @@
 """The docs keep up with the code."""
 
+import argparse
 import dataclasses
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,3 +67,12 @@ def test_the_readme_names_every_command():
 
 def test_the_changelog_has_unreleased_entries():
     assert re.search(r"## Unreleased\n\n### Added\n- ", (ROOT / "CHANGELOG.md").read_text())
+
+
+def test_the_tables_of_all_methods_are_made_of_the_kept_rows(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path, str(ROOT / "benchmarks")])
+    from methods_table import SETS, table
+
+    table(argparse.Namespace(sets=list(SETS)))
+    page = (ROOT / "docs" / "results.md").read_text()
+    assert capsys.readouterr().out.strip() in page

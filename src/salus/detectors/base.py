@@ -25,6 +25,9 @@ OF_A_PART = ("optimiser", "learning_rate", "betas", "weight_decay")
 Channels = Annotated[int, Field(gt=0, le=2**14)]
 Entries = Annotated[int, Field(gt=0, le=2**16)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+SMOOTHED: Mapping[str, Any] = {"name": "smoothed", "sigma": 2.0, "image": "top1"}  # of `fast`; docs/fast-preset.md
 
 
 class Update(Protocol):

@@ -13,8 +13,8 @@ from pydantic import Field, PositiveInt, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from salus.detectors.base import Preset, Recipe
-from salus.detectors.vae import VAE, Auto, VAEConfig, Weight
+from salus.detectors.base import Preset, Recipe, Weight
+from salus.detectors.vae import VAE, Auto, VAEConfig
 from salus.scores.base import Score
 
 Share = Annotated[float, Field(gt=0, le=1)]

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from salus.detectors.base import Channels, Detection, Preset, Recipe, Restorer, Update, fitting, mean_squared
+from salus.detectors.base import SMOOTHED, Channels, Detection, Preset, Recipe, Restorer, Update, fitting, mean_squared
 from salus.nets.unet import UNet
 from salus.scores.base import Score
 
@@ -71,7 +71,7 @@ class DAE(Restorer):
         "fast": Preset(
             recipe=Recipe(epochs=64, batch=16, learning_rate=1e-3, clip=0.5, schedule="cosine", select="last"),
             settings={"size": 64, "widths": (8, 16, 32, 64)},
-            score={"name": "smoothed", "sigma": 2.0, "image": "top1"},
+            score=SMOOTHED,
             about="ours: an eighth of the widths at 64 px",
         ),
         "tiny": Preset(

@@ -17,7 +17,18 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from salus.detectors.base import Channels, Preset, Recipe, Restorer, Update, fitting, inner, mean_squared, outer
+from salus.detectors.base import (
+    SMOOTHED,
+    Channels,
+    Preset,
+    Recipe,
+    Restorer,
+    Update,
+    fitting,
+    inner,
+    mean_squared,
+    outer,
+)
 from salus.nets.simplex import SPREAD, simplex_noise
 from salus.scores.base import Score
 
@@ -88,7 +99,7 @@ class DDPM(Restorer):
                 "sampler": "ddim",
                 "ddim_steps": 5,
             },
-            score={"name": "smoothed", "sigma": 2.0, "image": "top1"},
+            score=SMOOTHED,
             about="ours: 64 px, a small network that attends in its middle only, L 200 in five steps without noise",
         ),
         "tiny": Preset(

@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from salus.detectors.base import (
+    SMOOTHED,
     Channels,
     Detection,
     Entries,
@@ -90,7 +91,7 @@ class FAnoGAN(Restorer):
                 select="last",
                 parts={"encoder": {"betas": (0.9, 0.999)}},
             ),
-            score={"name": "smoothed", "sigma": 2.0, "image": "top1"},
+            score=SMOOTHED,
             about="ours: an eighth of the widths, two critic steps, a higher rate, few steps; score of the fast `ra`",
         ),
         "tiny": Preset(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from salus.detectors.ae import down, up
 from salus.detectors.base import (
+    SMOOTHED,
     Channels,
     Detection,
     Entries,
@@ -77,7 +78,7 @@ class GANomaly(Restorer):
                 "image_score": "map",
             },
             recipe=Recipe(epochs=100, batch=32, learning_rate=1e-3, betas=(0.5, 0.999), select="last"),
-            score={"name": "smoothed", "sigma": 2.0, "image": "top1"},
+            score=SMOOTHED,
             about="MedIAnomaly's layers, code and loss; rate, batch and epochs ours; score and map as in the fast `ra`",
         ),
         "tiny": Preset(

@@ -6,19 +6,18 @@ used below. `s` is 1 over the number of pixels; KL and errors are sums.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from salus.detectors.base import Channels, Entries, Restorer, Update
+from salus.detectors.base import Channels, Entries, Restorer, Update, Weight
 from salus.detectors.variational import draw, kl, squared
 from salus.nets.introspective import Decoder, Encoder
 from salus.scores.base import Score
 
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Code = tuple[Tensor, Tensor, list[Tensor]]  # mean (B, latent), log-variance (B, latent), feature maps
 
 
@@ -86,7 +85,7 @@ class Introspective(Restorer):
         # The same draws for every image and call: a score must not depend on its neighbours in the batch.
         draws = 1 if how == "sample" else int(how.removeprefix("avg:"))
         noise = torch.randn(draws, mean.shape[1], generator=torch.Generator().manual_seed(0)).to(mean)
-        pictures = [self.decoder(mean + torch.exp(log_var / 2) * eps) for eps in noise]
+        pictures = [self.decoder(draw(mean, log_var, eps)) for eps in noise]
         return torch.stack(pictures).mean(0).clamp(0, 1)
 
     def terms(self, x: Tensor) -> dict[str, Tensor]:

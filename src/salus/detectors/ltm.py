@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from salus.core.errors import ConfigError
 from salus.detectors.base import (
+    SMOOTHED,
     Channels,
     Detection,
     Entries,
@@ -106,7 +107,7 @@ class LTM(Restorer):
                 "stage": 0.6,
                 "threshold": "validation_quantile",
             },
-            score={"name": "smoothed", "sigma": 2.0, "image": "top1"},
+            score=SMOOTHED,
             about="ours: an eighth of the channels, half the width, a quarter of the depth; docs/methods/ltm.md",
         ),
         "tiny": Preset(

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from salus.detectors.base import Preset, Recipe, Restorer, Update, fitting, mean_squared
+from salus.detectors.base import SMOOTHED, Preset, Recipe, Restorer, Update, fitting, mean_squared
 from salus.nets.vit import MaskedAutoencoder, patched, unpatched
 from salus.scores.base import Score
 
@@ -81,7 +81,7 @@ class MAE(Restorer):
                 "size": 64, "patch": 8, "width": 128, "depth": 4, "heads": 4,
                 "decoder_width": 64, "decoder_depth": 2, "decoder_heads": 4,
             },
-            score={"name": "smoothed", "sigma": 2.0, "image": "top1"},
+            score=SMOOTHED,
             about="ours: a small transformer at 64 px, He et al.'s optimiser",
         ),
         "tiny": Preset(

@@ -14,7 +14,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from salus.detectors.base import Preset, Recipe
+from salus.detectors.base import SMOOTHED, Preset, Recipe
 from salus.detectors.introspective import Code, Introspective, IntrospectiveConfig
 from salus.nets.introspective import full
 from salus.scores.base import Score
@@ -55,7 +55,7 @@ class RA(Introspective):
                 "warmup": 0.85,
                 "ramp": 0.05,
             },
-            score={"name": "smoothed", "sigma": 2.0, "image": "top1"},
+            score=SMOOTHED,
             about="ours: a VAE, then an argument that leaves the code its information; docs/fast-preset.md",
         ),
         "tiny": Preset(

@@ -15,12 +15,23 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from salus.detectors import ae
-from salus.detectors.base import Channels, Entries, Preset, Recipe, Restorer, Update, fitting, inner, outer
+from salus.detectors.base import (
+    SMOOTHED,
+    Channels,
+    Entries,
+    Preset,
+    Recipe,
+    Restorer,
+    Update,
+    Weight,
+    fitting,
+    inner,
+    outer,
+)
 from salus.detectors.variational import draw, kl, squared
 from salus.nets.introspective import full
 from salus.scores.base import Score
 
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Auto = Literal["auto"]
 
@@ -93,7 +104,7 @@ class VAE(Restorer):
         "fast": Preset(
             settings={"size": 64, "network": "cai", "latent": 32, "beta_rec": 0.125, "beta_kl": 0.25},
             recipe=Recipe(epochs=250, batch=16, learning_rate=2e-3, schedule="cosine", select="last"),
-            score={"name": "smoothed", "sigma": 2.0, "image": "top1"},
+            score=SMOOTHED,
             about="ours: a price at which a phantom's code costs 10 nats; score of ra's fast (docs/fast-preset.md)",
         ),
         "tiny": Preset(

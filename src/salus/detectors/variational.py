@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 
-def draw(mean: Tensor, log_var: Tensor) -> Tensor:
-    """(B, latent) sample of q(z | x) = N(mean, exp(log_var)), differentiable in both."""
-    return mean + torch.exp(log_var / 2) * torch.randn_like(mean)
+def draw(mean: Tensor, log_var: Tensor, noise: Tensor | None = None) -> Tensor:
+    """(B, latent) sample of q(z | x) = N(mean, exp(log_var)), differentiable in both; from given `noise` if any."""
+    return mean + torch.exp(log_var / 2) * (torch.randn_like(mean) if noise is None else noise)
 
 
 def kl(mean: Tensor, log_var: Tensor) -> Tensor:
