@@ -23,16 +23,15 @@ WINDOW = 5  # side, pixels, of the published median filter and of the window of 
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
 class DAEConfig:
-    """Settings of `DAE`. The defaults are the original's training; `loss` and `mask` also have the RA baseline's."""
+    """Settings of `DAE`. The original's but for `mask` and the filtered map."""
 
     size: int = 128  # side of the square input, pixels; a multiple of 2^(levels - 1)
     widths: tuple[Channels, ...] = Field((64, 128, 256, 512), min_length=2)  # channels of each level of the U-Net
     noise_std: float = Field(0.2, gt=0)  # of the noise on its coarse grid; about 2/3 of it is left when enlarged
     noise_grid: Annotated[int, Field(ge=2)] | Literal["auto"] = "auto"  # nodes along a side; auto: size / 8
     loss: Literal["l2", "l1"] = "l2"  # original; RA's baseline
-    mask: Literal["foreground", "none"] = "foreground"  # where noise is added and error counted: original; RA's
+    mask: Literal["none", "foreground"] = "none"  # of noise, error and map: RA's baseline; original, the map's eroded
     foreground: float = Field(0.01, ge=0, lt=1)  # brighter pixels are foreground
-    map_mask: Literal["none", "foreground"] = "none"  # RA's baseline; original: the eroded foreground
     map_median: bool = False  # RA's baseline; original: a 5 x 5 median filter over the map
 
     @model_validator(mode="after")
@@ -57,14 +56,14 @@ class DAE(Restorer):
                 epochs=2100, batch=16, learning_rate=1e-4, optimiser="amsgrad", weight_decay=1e-5, clip=0.5,
                 schedule="cosine", period=3200, select="last",
             ),
-            settings={"size": 128, "map_mask": "foreground", "map_median": True},
+            settings={"size": 128, "mask": "foreground", "map_median": True},
             score={"name": "residual"},
             about="Kascenas et al.: 128 px, AMSGrad 1e-4, batch 16, cosine of 3,200 steps; their 67,200 steps are "
             "2100 epochs of 512 images",
         ),
         "ra": Preset(
             recipe=Recipe(epochs=1000, batch=16, learning_rate=1e-4, augment="affine"),
-            settings={"size": 128, "loss": "l1", "mask": "none"},
+            settings={"size": 128, "loss": "l1"},
             score={"name": "residual"},
             about="as the RA authors compare with it: l1, no masks, Adam 1e-4 all along, 1000 epochs",
         ),
@@ -127,7 +126,7 @@ class DAE(Restorer):
 
     def detect(self, x: Tensor) -> Detection:
         seen, c = super().detect(x), self.config
-        inside = eroded(x > c.foreground) if c.map_mask == "foreground" else torch.ones_like(x)
+        inside = eroded(x > c.foreground) if c.mask == "foreground" else torch.ones_like(x)
         anomaly = seen.map * inside
         anomaly = median(anomaly) if c.map_median else anomaly
         score = self.score.reduce(anomaly)
