@@ -155,8 +155,7 @@ def fit(
     """
     fabric.launch()
     state_file = progress / "state.safetensors"
-    layout = torch.channels_last if half_precision(fabric) else torch.contiguous_format
-    detector.to(fabric.device).to(memory_format=layout)  # type: ignore[call-overload]
+    detector.to(fabric.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     stepper, run = Stepper(fabric, detector, recipe), Run()
     if recipe.average and not stepper.parts:
         raise ConfigError("recipe.average: nothing here is learned in steps whose weights could be averaged.")
@@ -206,8 +205,9 @@ def one_epoch(
         torch.manual_seed(mixed(seed, run.step, fabric.global_rank))
         stepper.at(run.step, steps)
         x = augmented(x) if recipe.augment == "affine" else x
-        if half_precision(fabric):
-            x = x.contiguous(memory_format=torch.channels_last)
+        x = x.contiguous(
+            memory_format=torch.channels_last
+        )  # the faster layout for convolutions, whatever the precision
         try:
             with fabric.autocast():
                 logged.append(detector.training_step(x, stepper, run.step / steps))
@@ -224,7 +224,7 @@ def one_epoch(
 
 
 def half_precision(fabric: Fabric) -> bool:
-    """Whether matrix products run in bfloat16; channels-last is then the faster layout."""
+    """Whether matrix products run in bfloat16."""
     return str(fabric._precision.precision).startswith("bf16")
 
 
