@@ -118,7 +118,7 @@ def test_refuses_a_number_of_bins_it_cannot_tell_apart():
 
 
 def test_at_128_pixels_a_tile_is_16_and_two_pixels_fill_a_bin():
-    """Published constants; a flat ramp then tells a limit of 2 from any other: no bin may hold more."""
+    """Published constants: the default limit is that of 2 pixels a bin, and that of 3 gives another picture."""
     assert tiling(128) == (8, 16)
     x = torch.rand(1, 1, 128, 128, generator=torch.Generator().manual_seed(0))
     same, other = clahe(x, clip_limit=2 / 256), clahe(x, clip_limit=3 / 256)
