@@ -3,6 +3,7 @@ import math
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -83,6 +84,19 @@ def test_an_image_is_like_itself():
     ra = small().eval()
     code = ra.encoder(torch.rand(4, 1, 32, 32))
     assert ra.reversed_loss(code, code).item() == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("cosine", ["flat", "per_position"])
+def test_equation_3_is_half_the_squared_difference_and_the_angle(cosine):
+    ra = small(cosine=cosine, taps="avgpool5+resblock+mu").eval()
+    codes = [ra.encoder(torch.rand(3, 1, 32, 32)) for _ in range(2)]
+    expected = 0.0
+    for a, b in zip(*((t.detach().double().numpy() for t in ra.tapped(code)) for code in codes), strict=True):
+        expected += 0.5 * np.mean((a - b) ** 2)
+        axes = 1 if cosine == "per_position" else tuple(range(1, a.ndim))
+        angle = (a * b).sum(axes) / np.sqrt((a**2).sum(axes) * (b**2).sum(axes))
+        expected += np.mean(1 - angle)
+    assert ra.reversed_loss(*codes).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_each_step_leaves_the_other_half_bit_identical():

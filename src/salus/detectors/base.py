@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Tensor, nn
@@ -239,6 +240,11 @@ class Restorer(Detector):
 def mean_squared(a: Tensor, b: Tensor) -> Tensor:
     """(B,) squared difference, mean over everything of an image."""
     return (a - b).square().flatten(1).mean(1)
+
+
+def unlike(a: Tensor, b: Tensor, error_weight: float) -> Tensor:
+    """(B,) `error_weight` x mean squared difference + 1 - cosine, both over everything of an image."""
+    return error_weight * mean_squared(a, b) + 1 - F.cosine_similarity(a.flatten(1), b.flatten(1))
 
 
 def inner(x: Tensor) -> Tensor:

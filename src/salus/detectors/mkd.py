@@ -8,12 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from salus.detectors.base import Detection, Detector, Preset, Recipe, Update, fitting
+from salus.detectors.base import Detection, Detector, Preset, Recipe, Update, fitting, unlike
 from salus.nets.trunks import Frozen, build_trunk
 from salus.nets.weights import digest_of, find
 from salus.scores.residual import gaussian
@@ -191,10 +190,8 @@ class Discrepancy(Frozen):
         """
         # Nearly equal features differ in digits that half precision has not.
         with torch.autocast(taught[0].device.type, enabled=False):
-            pairs = [(a.float().flatten(1), b.float().flatten(1)) for a, b in zip(taught, learnt, strict=True)]
-            angles = [1 - F.cosine_similarity(a, b) for a, b in pairs]
-            errors = [(a - b).square().mean(1) for a, b in pairs]
-            return torch.stack(angles).sum(0) + self.mse_weight * torch.stack(errors).sum(0)
+            pairs = zip(taught, learnt, strict=True)
+            return torch.stack([unlike(a.float(), b.float(), self.mse_weight) for a, b in pairs]).sum(0)
 
 
 def stage_layers(ins: int, widths: Sequence[int]) -> list[nn.Module]:

@@ -9,12 +9,11 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from salus.detectors.base import SMOOTHED, Preset, Recipe
+from salus.detectors.base import SMOOTHED, Preset, Recipe, unlike
 from salus.detectors.introspective import Code, Introspective, IntrospectiveConfig
 from salus.nets.introspective import full
 from salus.scores.base import Score
@@ -87,12 +86,9 @@ class RA(Introspective):
         """Scalar, eq. 3: half the mean squared difference plus 1 - cosine, summed over the feature maps."""
         total = torch.zeros_like(code[0][0, 0])
         for a, b in zip(self.tapped(code), self.tapped(code_rec), strict=True):
-            a, b = full(a), full(b)
-            if self.config.cosine == "flat":
-                cosine = F.cosine_similarity(a.flatten(1), b.flatten(1), dim=1)
-            else:
-                cosine = F.cosine_similarity(a, b, dim=1)
-            total = total + 0.5 * F.mse_loss(a, b) + (1 - cosine).mean()
+            if self.config.cosine == "per_position":
+                a, b = (found.movedim(1, -1).flatten(0, -2) for found in (a, b))
+            total = total + unlike(full(a), full(b), 0.5).mean()
         return total
 
     def tapped(self, code: Code) -> list[Tensor]:
