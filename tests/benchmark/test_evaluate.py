@@ -88,6 +88,11 @@ def test_shares_at_the_threshold_carry_the_interval_of_the_draws(metrics):
     assert found["ci95"] == pytest.approx([0, 1])
 
 
+def test_the_threshold_is_told_with_what_it_can_promise(metrics):
+    low, high = metrics["flagged_share"]  # one of three calibration scores at the threshold: 1 - (1 - x)^3
+    assert (1 - (1 - low) ** 3, 1 - (1 - high) ** 3) == pytest.approx((0.025, 0.975))
+
+
 def test_a_share_of_many_cases_of_two_patients_is_as_uncertain_as_two_patients():
     patients = ["a"] * 50 + ["b"] * 50
     weights = resample(patients, np.ones(100, dtype=bool), replicates=DRAWS)
@@ -247,6 +252,7 @@ def test_an_uncalibrated_model_is_ranked_but_has_no_threshold(study, tmp_path, n
     for key in ("sensitivity", "dice", "hit_rate"):
         assert metrics["overall"][key] is None
     assert metrics["healthy"]["false_alarm_rate"] is None
+    assert metrics["flagged_share"] is None
 
 
 def test_healthy_cases_alone_have_no_ranking_but_false_alarms(study, tmp_path, numbers_only):

@@ -246,7 +246,7 @@ def test_a_new_threshold_judges_again(salus, disc_folder, studies, healthy, tmp_
     assert all(r.verdict == Verdict.CANNOT_JUDGE and "19 are needed" in r.reasons[0] for r in few)
     code, out, _ = salus("calibrate", model, "--data", healthy, "--false-alarms", 0.1)
     assert code == 0
-    assert "10 % of 24 patients" in out
+    assert "10 % of 24 patients; 95 of 100 such calibrations flag 1 to 21 % of healthy people" in out
     salus(*screening)
     judged = [result for _, result in read_results(tmp_path / "results")]
     assert all(r.verdict != Verdict.CANNOT_JUDGE and r.model != few[0].model for r in judged)

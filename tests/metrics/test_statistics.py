@@ -2,12 +2,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binom
 
 from salus.metrics import (
     auroc,
     average_precision,
     curves,
     delong_variance,
+    flagged_share,
     fpr_at_tpr,
     interval,
     resample,
@@ -169,3 +171,26 @@ def test_refuses_what_does_not_fit_together():
         weighted_mean(np.zeros(3), np.ones((2, 4), dtype=int))
     with pytest.raises(ValueError, match="two cases of each class, got 1 abnormal and 2 normal"):
         delong_variance(np.array([True, False, False]), np.arange(3.0))
+
+
+@pytest.mark.parametrize(("n", "above"), [(19, 1), (44, 2), (1000, 50)])
+def test_the_share_that_a_threshold_flags_is_where_a_binomial_says(n, above):
+    """A threshold flags less than x where at least k of n healthy draws lie among the x most striking."""
+    low, high = flagged_share(list(range(n)), n - above)
+    assert binom.sf(above - 1, n, low) == pytest.approx(0.025)
+    assert binom.sf(above - 1, n, high) == pytest.approx(0.975)
+
+
+def test_95_of_100_calibrations_flag_what_was_said():
+    rng = np.random.default_rng(0)
+    inside = []
+    for _ in range(2000):
+        scores = np.sort(rng.random(44))
+        low, high = flagged_share(scores, scores[-2])
+        inside.append(low <= 1 - scores[-2] <= high)
+    assert np.mean(inside) == pytest.approx(0.95, abs=0.015)
+
+
+def test_a_threshold_above_all_scores_is_refused():
+    with pytest.raises(ValueError, match="above all 3"):
+        flagged_share([0.1, 0.2, 0.3], 0.4)

@@ -35,7 +35,7 @@ from salus.core import Dataset, Label, Verdict
 from salus.core.errors import SalusError, WeightsError
 from salus.io import read_image
 from salus.io.files import write_whole
-from salus.metrics import mae, pixel_edges, ssim
+from salus.metrics import flagged_share, mae, pixel_edges, ssim
 from salus.model import versions
 from salus.preprocess import Preparation, resample
 from salus.screening import make_folder, slices_of
@@ -114,7 +114,8 @@ def about(paired: Paired, seed: int) -> dict[str, Any]:
         "replicates": REPLICATES,
         "false_alarms": calibration and calibration["false_alarms"],
         "calibration_cases": calibration and len(calibration["scores"]),
-        "threshold": paired.run.get("threshold"),
+        "threshold": (threshold := paired.run.get("threshold")),
+        "flagged_share": None if threshold is None else flagged_share(calibration["scores"], threshold),
         "pixel_threshold": calibration and calibration["pixel_threshold"],
         "counts": {
             "test": len(paired.cases),

@@ -20,15 +20,19 @@ def calibrate(
 
     salus calibrate models/ra --data our-healthy/ --false-alarms 0.02
     """
+    from salus.metrics import flagged_share
     from salus.model import calibrate as run
 
     with bar("calibrating"):
         done, left_out = run(model, data, dataset=dataset, false_alarms=false_alarms, device=device)
     about = {"patients": len(done.scores), "false_alarms": done.false_alarms, "threshold": done.threshold}
-    lines = [f"{name} was left out: {reason}" for name, reason in left_out]
-    lines.append(
-        done.shortfall
-        or f"{model}: flags above {done.threshold:.4g}, {100 * done.false_alarms:.3g} % of {len(done.scores)} patients"
-    )
-    say({**about, "left_out": left_out}, as_json, "\n".join(lines))
+    verdict, share = done.shortfall, None
+    if done.threshold is not None:
+        share = low, high = flagged_share(done.scores, done.threshold)
+        verdict = (
+            f"{model}: flags above {done.threshold:.4g}, {100 * done.false_alarms:.3g} % of {len(done.scores)} "
+            f"patients; 95 of 100 such calibrations flag {100 * low:.2g} to {100 * high:.2g} % of healthy people"
+        )
+    lines = [*(f"{name} was left out: {reason}" for name, reason in left_out), verdict]
+    say({**about, "flagged_share": share, "left_out": left_out}, as_json, "\n".join(lines))
     raise typer.Exit(3 if left_out else 0)

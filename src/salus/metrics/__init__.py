@@ -17,6 +17,7 @@ from salus.metrics.pixel_counts import PixelCounts, pixel_edges
 from salus.metrics.ranking import auroc, average_precision, fpr_at_tpr, precision_recall_points, roc_points
 from salus.metrics.statistics import (
     delong_variance,
+    flagged_share,
     interval,
     resample,
     weighted_auroc,
@@ -35,6 +36,7 @@ __all__ = [
     "best_dice",
     "delong_variance",
     "dice",
+    "flagged_share",
     "fpr_at_tpr",
     "hit_ra2024",
     "hit_rate",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm, rankdata
+from scipy.stats import beta, norm, rankdata
 
 from salus.metrics import curves
 from salus.metrics.ranking import check_cases, check_tpr
@@ -154,6 +154,32 @@ def wilson(found: int, total: int, *, level: float = 0.95) -> tuple[float, float
     centre = (share + z**2 / (2 * total)) / (1 + z**2 / total)
     half = z / (1 + z**2 / total) * (share * (1 - share) / total + z**2 / (4 * total**2)) ** 0.5
     return (0.0 if found == 0 else centre - half), (1.0 if found == total else centre + half)
+
+
+def flagged_share(calibration: Sequence[float], threshold: float, *, level: float = 0.95) -> tuple[float, float]:
+    """Interval of the share of healthy people above a calibrated threshold, over calibrations of as many people.
+
+    With k of n scores at or above the threshold it is k / (n + 1) on average; which people one happened to calibrate
+    with moves it for all who follow.
+
+    Args:
+        calibration: healthy scores, one a person; ties make the true share smaller.
+        threshold: the highest of them or lower.
+        level: confidence, in (0, 1).
+
+    Returns:
+        Quantiles of a Beta(k, n + 1 - k), in [0, 1].
+
+    Raises:
+        ValueError: the threshold is above all scores.
+
+    Source: Vovk 2012, arXiv:1209.2673, proposition 2a.
+    """
+    above = sum(score >= threshold for score in calibration)
+    if above == 0:
+        raise ValueError(f"the threshold {threshold} is above all {len(calibration)} calibration scores")
+    share = beta(above, len(calibration) + 1 - above)
+    return float(share.ppf((1 - level) / 2)), float(share.ppf((1 + level) / 2))
 
 
 def delong_variance(abnormal: NDArray[np.bool_], score: NDArray[np.floating]) -> float:
