@@ -232,7 +232,7 @@ def table(options: argparse.Namespace) -> None:
             same = [row for row in rows if row["method"] == name]
             extra = [shown([r for r in same if r["finding"] == finding], "auroc") for finding in findings]
             cells = [
-                method,
+                linked(method),
                 score or "-",
                 "-" if mine[0]["seed"] == "-" else str(len(mine)),
                 shown(mine, "auroc"),
@@ -247,6 +247,12 @@ def table(options: argparse.Namespace) -> None:
             ]
             print(f"| {' | '.join(cells)} |")
         print()
+
+
+def linked(method: str) -> str:
+    """A method's name as a link to its page; a floor's is "floor: NAME"."""
+    module = DETECTORS[method.removeprefix("floor: ")].split(":")[0].rpartition(".")[2]
+    return f"[{method}](methods/{module}.md)"
 
 
 def mean_of(rows: list[dict[str, str]], column: str) -> float:

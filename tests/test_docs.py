@@ -30,13 +30,6 @@ def test_every_setting_of_every_detector_is_on_its_page(name):
     assert "## When not to use it" in page or "When not to use them" in page
 
 
-@pytest.mark.parametrize("name", DETECTORS)
-def test_every_detector_is_in_the_table_under_its_family(name):
-    table = (ROOT / "docs" / "methods" / "index.md").read_text()
-    rows = [line for line in table.splitlines() if re.search(rf"[\[ ]{name}[],]", line)]
-    assert [row.split(" | ")[0] for row in rows] == [f"| {detector_class(name).FAMILY}"]
-
-
 @pytest.mark.parametrize("name", DATASETS)
 def test_every_data_set_has_a_page(name):
     assert page_of(name, "datasets", DATASETS)
