@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from salus.core.errors import ConfigError, TrainingError
+from salus.core.errors import ConfigError
 from salus.detectors import Recipe, build, detector_class
 from salus.detectors.f_anogan import FAnoGAN, gradient_penalty
 from salus.nets.gan import Doubling, Halving, pooled_conv
@@ -252,7 +252,7 @@ def test_a_training_without_an_encoder_is_refused():
 
 
 def test_weights_kept_before_the_encoder_learned_are_refused():
-    with pytest.raises(TrainingError, match=r"before the encoder learned.*Train for 2 epochs or more"):
+    with pytest.raises(ConfigError, match=r"the encoder would not learn at all.*Train for 2 epochs or more"):
         trained(epochs=1)
     detector = trained(epochs=2)
     assert detector.encoder_stepped == 1

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from salus.core.errors import ConfigError, TrainingError
+from salus.core.errors import ConfigError
 from salus.detectors import Recipe, build, detector_class
 from salus.detectors.ltm import LTM
 from salus.training import Stepper, make_fabric
@@ -322,7 +322,7 @@ def test_weights_without_a_trained_transformer_are_refused():
     """The VQ error is far smaller than a cross-entropy: "best" alone would always choose the first stage."""
     ltm = small()
     step_once(ltm, 0.49, torch.rand(8, 1, 32, 32))
-    with pytest.raises(TrainingError, match=r"first stage.*Train for 2 epochs or more.*select_after=0\.5 or more"):
+    with pytest.raises(ConfigError, match=r"the transformer would not learn at all.*Train for 2 epochs or more"):
         ltm.finish_training()
     step_once(ltm, 0.5, torch.rand(8, 1, 32, 32))
     ltm.finish_training()
@@ -331,8 +331,20 @@ def test_weights_without_a_trained_transformer_are_refused():
 
 def test_a_choice_among_epochs_of_both_stages_is_refused_before_training():
     recipe = Recipe(epochs=4, batch=8, learning_rate=1e-3, select_after=0.2)
-    with pytest.raises(ConfigError, match=r"recipe.select=last or recipe.select_after=0.5 or more"):
+    with pytest.raises(ConfigError, match=r"recipe.select=last .* or recipe.select_after=0.5 or more"):
         small().check(recipe, images=20, validation=4)
+
+
+@pytest.mark.parametrize("name", ["ltm", "f-anogan"])
+def test_what_could_end_in_the_first_stage_is_refused_before_training(name):
+    kind = detector_class(name)
+    preset = kind.PRESETS["tiny"]
+    detector = build(name, {**preset.settings, "stage": 0.75}, preset.score)
+    usual = {"epochs": 4, "batch": 8, "learning_rate": 1e-3, "select": "last"}
+    detector.check(Recipe(**usual), images=8, validation=4)  # four steps; the last begins at 0.75
+    for changed in ({"epochs": 3}, {"patience": 1}, {"select": "best", "select_after": 0.5}):
+        with pytest.raises(ConfigError, match=r"would not learn at all.*4 epochs or more|select_after=0.75 or more"):
+            detector.check(Recipe(**{**usual, **changed}), images=8, validation=4)
 
 
 def test_no_preset_chooses_among_epochs_of_different_stages():

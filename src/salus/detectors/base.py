@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Tensor, nn
 
-from salus.core.errors import ConfigError, TrainingError, complaint, did_you_mean
+from salus.core.errors import ConfigError, complaint, did_you_mean
 from salus.nets.trunks import Frozen
 from salus.scores.base import Score
 
@@ -277,11 +277,22 @@ def fitting(size: int, multiple: int, least: int = 1, given: str = "") -> None:
         raise ValueError(f"{f'with {given}, ' if given else ''}{rule}, not {size}; {nearest}")
 
 
-def first_stage(name: str, part: str, stage: float) -> TrainingError:
-    """What to raise when the weights kept are from before `part` began to learn, `stage` of the way."""
+def check_stages(name: str, part: str, stage: float, recipe: Recipe, images: int) -> None:
+    """Refuse before training what could end with weights from before `part` began to learn, `stage` of the way."""
+    if (recipe.select == "best" or recipe.patience) and recipe.select_after < stage:
+        raise ConfigError(
+            f"{name}: an epoch could be chosen, or the training stop, before the {part} has learned. Use "
+            f"recipe.select=last and recipe.patience=0, or recipe.select_after={stage:g} or more."
+        )
+    steps = recipe.epochs * max(1, images // recipe.batch)
+    if (steps - 1) / steps < stage:
+        raise first_stage(name, part, stage)
+
+
+def first_stage(name: str, part: str, stage: float) -> ConfigError:
+    """What to raise where the weights kept would be from before `part` began to learn, `stage` of the way."""
     epochs = math.ceil(1 / (1 - stage) - 1e-9)  # so many steps reach the second stage, and an epoch has at least one
-    return TrainingError(
-        f"{name}: the weights kept are of the first stage, before the {part} learned: it begins after {stage:g} of the "
-        f"training. Train for {epochs} epochs or more; with recipe.select=best also set recipe.select_after={stage:g} "
-        "or more."
+    return ConfigError(
+        f"{name}: the {part} would not learn at all, it begins after {stage:g} of the training. Train for {epochs} "
+        "epochs or more."
     )

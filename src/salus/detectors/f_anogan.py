@@ -23,6 +23,7 @@ from salus.detectors.base import (
     Recipe,
     Restorer,
     Update,
+    check_stages,
     first_stage,
     fitting,
     inner,
@@ -179,6 +180,10 @@ class FAnoGAN(Restorer):
         update("encoder", residual + self.config.kappa * features)
         self.encoder_stepped += 1
         return {"mse": residual.detach(), "features": features.detach()}
+
+    def check(self, recipe: Recipe, images: int, validation: int) -> None:
+        super().check(recipe, images, validation)
+        check_stages("f-anogan", "encoder", self.config.stage, recipe, images)
 
     def finish_training(self) -> None:
         """Refuse weights of the first stage: their encoder is the one it began with."""

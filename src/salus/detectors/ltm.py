@@ -27,6 +27,7 @@ from salus.detectors.base import (
     Recipe,
     Restorer,
     Update,
+    check_stages,
     first_stage,
     fitting,
     mean_squared,
@@ -275,11 +276,7 @@ class LTM(Restorer):
 
     def check(self, recipe: Recipe, images: int, validation: int) -> None:
         super().check(recipe, images, validation)
-        if recipe.select == "best" and recipe.select_after < self.config.stage:
-            raise ConfigError(
-                "ltm: an epoch could be chosen before the transformer has learned. Use recipe.select=last "
-                f"or recipe.select_after={self.config.stage:g} or more."
-            )
+        check_stages("ltm", "transformer", self.config.stage, recipe, images)
 
     def finish_training(self) -> None:
         """Refuse weights of the first stage: their transformer is the one it began with."""

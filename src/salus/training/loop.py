@@ -205,9 +205,7 @@ def one_epoch(
         torch.manual_seed(mixed(seed, run.step, fabric.global_rank))
         stepper.at(run.step, steps)
         x = augmented(x) if recipe.augment == "affine" else x
-        x = x.contiguous(
-            memory_format=torch.channels_last
-        )  # the faster layout for convolutions, whatever the precision
+        x = x.contiguous(memory_format=torch.channels_last)  # faster for convolutions, whatever the precision
         try:
             with fabric.autocast():
                 logged.append(detector.training_step(x, stepper, run.step / steps))
