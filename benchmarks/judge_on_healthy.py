@@ -22,7 +22,7 @@ from salus.core import Label, Split
 from salus.datasets import open_dataset
 from salus.datasets.protocol import split
 from salus.detectors import build, detector_class
-from salus.io import read_image
+from salus.io import read_study, study_sha256
 from salus.metrics import auroc, pixel_ap
 from salus.preprocess import Preparation, PreparedCache
 from salus.scores import build_score
@@ -68,10 +68,10 @@ def main() -> None:
     torch.manual_seed(chosen.seed)
     detector = build("ra", {**preset.settings, **settings(chosen.set)}, {"name": "residual"})
     cases = split(open_dataset("folder", chosen.data))
-    preparation = Preparation(size=detector.config.size).resolve(read_image(cases[0].images[0]))
+    preparation = Preparation(size=detector.config.size).resolve(read_study(cases[0].images))
     rows = {
         part: PreparedCache()
-        .prepare([c.images[0] for c in cases.only(split=part, label=Label.NORMAL)], preparation, read_image)
+        .prepare(cases.only(split=part, label=Label.NORMAL), preparation, read_study, study_sha256)
         .rows
         for part in (Split.TRAIN, Split.VALIDATION, Split.CALIBRATION)
     }

@@ -30,7 +30,7 @@ from salus.datasets import open_dataset
 from salus.datasets.phantom import write_phantom
 from salus.datasets.protocol import split
 from salus.detectors import DETECTORS, Restorer, build, detector_class
-from salus.io import read_image
+from salus.io import read_study, study_sha256
 from salus.model import Model, calibration_of, detections
 from salus.preprocess import PreparedCache
 from salus.screening import screen
@@ -86,8 +86,9 @@ def with_score(folder: Path, score: dict[str, object], data: Path, out: Path) ->
         )
         model = replace(model, detector=detector.eval(), score=score)
         healthy = split(open_dataset("folder", data))
-        validation = [c.images[0] for c in healthy.only(split=Split.VALIDATION, label=Label.NORMAL)]
-        fit_score(detector, PreparedCache().prepare(validation, model.preparation, read_image).rows, model.precision)
+        validation = healthy.only(split=Split.VALIDATION, label=Label.NORMAL)
+        rows = PreparedCache().prepare(validation, model.preparation, read_study, study_sha256).rows
+        fit_score(detector, rows, model.precision)
         calibration = calibration_of(model, healthy.only(split=Split.CALIBRATION, label=Label.NORMAL))[0]
         replace(model, calibration=calibration).save(out)
     return out

@@ -29,7 +29,7 @@ from salus.core import Dataset, Label, Split
 from salus.core.errors import ConfigError, LayoutError, ModelError
 from salus.datasets import open_dataset
 from salus.detectors import Detector, build
-from salus.io import read_image
+from salus.io import read_study, study_sha256
 from salus.io.files import file_sha256, write_whole
 from salus.metrics import pixel_threshold
 from salus.preprocess.cache import PreparedCache
@@ -241,7 +241,7 @@ def calibrate(
             "are neither learned from nor tested on."
         )
     known = set(model.card.get("learned_from", ()))
-    if again := [case.case_id for case in cases if file_sha256(case.images)[:16] in known]:
+    if again := [case.case_id for case in cases if study_sha256(case.images)[:16] in known]:
         raise LayoutError(f"The model learned from {len(again)} of {len(cases)} images in {data}, such as {again[0]}.")
     if false_alarms is None:
         false_alarms = model.calibration.false_alarms if model.calibration else 0.05
@@ -261,8 +261,8 @@ def calibration_of(
     """
     if not 0 < false_alarms < 1:
         raise ConfigError(f"false alarms is a share between 0 and 1, got {false_alarms}.")
-    prepared = PreparedCache().prepare([case.images[0] for case in cases], model.preparation, read_image)
-    failures = tuple((path.name, reason.replace(str(path), path.name)) for path, reason in prepared.failures)
+    prepared = PreparedCache().prepare(cases, model.preparation, read_study, study_sha256)
+    failures = prepared.failures
     if not len(prepared.rows):
         raise LayoutError(f"{cases.name}: none of {len(cases)} healthy images can be judged. {failures[:1]}")
     maps, scores, _ = detections(model.detector, prepared.rows, precision=model.precision)

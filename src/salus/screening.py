@@ -16,11 +16,11 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from salus.core import Case, Dataset, Image, Result, Split, Verdict
+from salus.core import Case, Dataset, Image, Result, Source, Split, Verdict
 from salus.core.errors import LayoutError, SalusError, StorageError
 from salus.datasets import open_dataset
-from salus.io import IMAGE_SUFFIXES, read_image, write_image
-from salus.io.files import file_sha256, write_whole
+from salus.io import IMAGE_SUFFIXES, read_study, study_sha256, write_image
+from salus.io.files import write_whole
 from salus.io.results import read_result, write_overlay, write_result, write_table
 from salus.model import Model, case_score, detections, model_id, versions
 from salus.preprocess.geometry import resample
@@ -91,16 +91,14 @@ class Screener:
         started = time.perf_counter()
         sources: dict[str, str] = {}
         try:
-            sources = {path.name: file_sha256([path]) for path in case.images}
+            sources = {image.name: study_sha256([image]) for image in case.images}
             done = read_result(out / case.case_id)
             if done is not None and done.model == self.identity and done.sources == sources:
                 return done
-            source = read_image(case.images[0])
+            source = read_study(case.images)
             prepared = self.model.preparation(source)
         except SalusError as error:
-            # A result travels; where the file lay on this machine is nobody's business.
-            reason = str(error).replace(str(case.images[0]), case.images[0].name)
-            return Ready(case=case, sources=sources, reason=reason)
+            return Ready(case=case, sources=sources, reason=case.without_folders(str(error)))
         except Exception as error:  # one study must never stop the others; the row says what happened
             return Ready(case=case, sources=sources, reason=f"unexpected {type(error).__name__}: {error}")
         seconds = time.perf_counter() - started
@@ -263,14 +261,14 @@ def studies(inputs: Sequence[Path]) -> Dataset:
             found = open_dataset("folder", path)
             results = {run.parent for run in path.rglob("run.json")}
             chosen = found.only(split=Split.TEST) or found
-            cases += [case for case in chosen if results.isdisjoint(case.images[0].parents)]
+            cases += [case for case in chosen if results.isdisjoint(case.images[0].path.parents)]
         elif not path.is_file():
             raise LayoutError(f"{path} does not exist.")
         elif not path.name.lower().endswith(IMAGE_SUFFIXES):
             raise LayoutError(f"{path} is of no kind that can be read. Kinds: {', '.join(IMAGE_SUFFIXES)}.")
         else:
             suffix = max((s for s in IMAGE_SUFFIXES if path.name.lower().endswith(s)), key=len)
-            cases.append(Case(case_id=path.name[: -len(suffix)], patient_id=path.name, images=(path,)))
+            cases.append(Case(case_id=path.name[: -len(suffix)], patient_id=path.name, images=(Source(path=path),)))
     if not cases:
         raise LayoutError(f"{', '.join(map(str, inputs))}: nothing to screen but results of earlier screenings.")
     return Dataset("screening", [replace(case, split=Split.NONE) for case in cases])

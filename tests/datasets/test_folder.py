@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from salus.core import Dataset, Label, Split
+from salus.core import Dataset, Label, Source, Split
 from salus.core.errors import ConfigError, LayoutError
 from salus.datasets import DATASETS, open_dataset
 from salus.datasets.folder import SUFFIXES, folder
@@ -48,9 +48,9 @@ def test_the_convention_is_read_in_sorted_order(make):
         ("validation/good/v", Split.VALIDATION, Label.NORMAL),
     ]
     stroke = dataset[2]
-    assert stroke.images == (root / "test/stroke/s.png",)
+    assert stroke.images == (Source(path=root / "test/stroke/s.png"),)
     assert [(finding.name, finding.mask) for finding in stroke.findings] == [
-        ("stroke", root / "ground_truth/stroke/s_mask.png")
+        ("stroke", Source(path=root / "ground_truth/stroke/s_mask.png"))
     ]
     assert stroke.patient_id == "test/stroke/s"
     assert dataset[0].findings == ()
@@ -76,7 +76,7 @@ def test_two_files_that_differ_only_in_suffix_keep_it(make):
 def test_volumes_have_masks_of_their_own_kind(make):
     root = make("test/tumour/v.nii.gz", "ground_truth/tumour/v_mask.nii.gz", "test/good/n.nii.gz")
     tumour = folder(root).only(label=Label.ABNORMAL)[0]
-    assert tumour.findings[0].mask == root / "ground_truth/tumour/v_mask.nii.gz"
+    assert tumour.findings[0].mask == Source(path=root / "ground_truth/tumour/v_mask.nii.gz")
 
 
 def test_a_finding_without_a_mask_folder_has_no_masks(make):
@@ -202,5 +202,5 @@ def test_a_real_data_set_is_read_with_its_patients_and_masks(shared_data):
     assert len(dataset.only(split=Split.TRAIN)) == 197
     stroke = dataset.only(label=Label.ABNORMAL)
     assert len(stroke) == 250
-    assert all(case.findings[0].mask.is_file() for case in stroke)
+    assert all(case.findings[0].mask.path.is_file() for case in stroke)
     assert stroke[0].groups["plane"] == "axial"

@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salus.core import Case, Dataset, Label, Split
+from salus.core import Case, Dataset, Label, Source, Split
 from salus.core.errors import LayoutError
 from salus.datasets.protocol import split
 
 
 def case(name: str, patient: str = "", part: Split = Split.NONE, label: Label = Label.NORMAL) -> Case:
-    return Case(case_id=name, patient_id=patient or name, images=(Path(name),), split=part, label=label)
+    return Case(case_id=name, patient_id=patient or name, images=(Source(path=Path(name)),), split=part, label=label)
 
 
 def healthy(n: int, images: int = 1) -> list[Case]:

@@ -33,7 +33,7 @@ from salus.benchmark.measures import (
 from salus.benchmark.pairing import Judged, Maps, Paired, Problem, bare, localised, pair, usable
 from salus.core import Dataset, Label, Verdict
 from salus.core.errors import SalusError, WeightsError
-from salus.io import read_image
+from salus.io import read_image, read_study
 from salus.io.files import write_whole
 from salus.metrics import flagged_share, mae, pixel_edges, ssim
 from salus.model import versions
@@ -231,7 +231,7 @@ def both(one: Judged, preparation: Preparation) -> tuple[NDArray[np.float32], ND
     Raises:
         ImageError: one of them cannot be read.
     """
-    prepared = preparation(read_image(one.case.images[0]))
+    prepared = preparation(read_study(one.case.images))
     restored = read_image(one.folder / one.result.files["restored"])
     return slices_of(prepared), slices_of(resample(restored, like=prepared))
 

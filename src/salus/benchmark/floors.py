@@ -17,7 +17,7 @@ from salus.core import Dataset, Label, Split
 from salus.core.errors import LayoutError
 from salus.datasets.protocol import split
 from salus.detectors import build, detector_class
-from salus.io import read_image
+from salus.io import read_study, study_sha256
 from salus.metrics import pixel_edges
 from salus.model import Model, calibration_of, detections
 from salus.preprocess.cache import Prepared, PreparedCache
@@ -44,7 +44,7 @@ def floor_scores(
         A floor a name of `FLOORS`, None where it cannot be had, and notes that say why.
     """
     models, notes = floor_models(dataset, preparation)
-    prepared = PreparedCache().prepare([one.case.images[0] for one in judged], preparation, read_image)
+    prepared = PreparedCache().prepare([one.case for one in judged], preparation, read_study, study_sha256)
     scored = {
         name: None if model is None else floor_scored(model, judged, localised, prepared, preparation)
         for name, model in models.items()
@@ -62,7 +62,7 @@ def floor_models(dataset: Dataset, preparation: Preparation) -> tuple[dict[str, 
         few = len(dataset.only(label=Label.NORMAL))
         return models, (f"No PCA floor: {few} healthy cases outside the test are too few to fit it on.",)
     training = parts.only(split=Split.TRAIN, label=Label.NORMAL)
-    rows = PreparedCache().prepare([case.images[0] for case in training], preparation, read_image).rows
+    rows = PreparedCache().prepare(training, preparation, read_study, study_sha256).rows
     if not len(rows):
         return models, (f"No PCA floor: none of {len(training)} healthy training images can be used.",)
     model = raw["pca"]
@@ -106,7 +106,7 @@ def floor_scored(
             thresholds = () if pixel_threshold is None else (pixel_threshold,)
             edges = pixel_edges(list(maps), thresholds=thresholds)
             for index in localised:
-                source = read_image(judged[index].case.images[0])
+                source = read_study(judged[index].case.images)
                 home = at_home(np.asarray(maps[prepared.case == index]), preparation(source), source).array
                 pixels[index] = compared(judged[index], home, edges, pixel_threshold)
     return Scored(score=score, threshold=calibration.threshold if calibration else None, pixels=pixels)

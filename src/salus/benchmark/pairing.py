@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from salus.core import Case, Dataset, Finding, Label, Result, Split, Verdict
 from salus.core.errors import ImageError, LayoutError, SalusError
 from salus.datasets import open_dataset
-from salus.io import file_sha256, read_image
+from salus.io import read_image, read_study, study_sha256
 from salus.io.results import read_results
 from salus.preprocess.preparation import Preparation
 
@@ -92,7 +92,7 @@ def pair(results: Path, data: Path, dataset: str) -> Paired:
     used: set[tuple[str, ...]] = set()
     for case in cases:
         try:
-            key = tuple(sorted(file_sha256([path]) for path in case.images))
+            key = tuple(sorted(study_sha256([image]) for image in case.images))
         except ImageError as error:
             problems.append(Problem(case_id=case.case_id, reason=bare(str(error), data)))
             continue
@@ -229,7 +229,7 @@ def truth(case: Case, shape: tuple[int, ...]) -> list[tuple[Finding, Mask]]:
     found = []
     for finding in case.findings if case.label == Label.ABNORMAL else ():
         if finding.mask is not None:
-            mask = read_image(finding.mask).array > 0
+            mask = read_study([finding.mask]).array > finding.above
             if mask.shape != shape:
                 raise ImageError(
                     f"the mask of '{finding.name}' is {by(mask.shape)}, the image {by(shape)}: left out of the pixel "

@@ -18,7 +18,7 @@ from salus.benchmark.floors import FLOORS
 from salus.benchmark.pairing import Judged, bare, truth
 from salus.core import Image, Verdict
 from salus.core.errors import SalusError
-from salus.io import read_image
+from salus.io import read_image, read_study
 from salus.io.files import write_whole
 from salus.preprocess import Preparation, resample
 from salus.preprocess.geometry import crop
@@ -230,7 +230,7 @@ def examples(evaluation: "Evaluation") -> tuple[list[dict[str, Any]], float | No
 def view(one: Judged, preparation: Preparation) -> dict[str, NDArray[Any]]:
     """What can be shown of a case on one (SIDE, SIDE) grid, by role; the slice with the highest score of a volume."""
     try:
-        source = read_image(one.case.images[0])
+        source = read_study(one.case.images)
         shown = replace(preparation, size=SIDE)(source)
     except SalusError:
         return {}  # the row still names the case; the reason is among the problems

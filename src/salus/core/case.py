@@ -27,18 +27,45 @@ class Split(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where one picture or volume is stored: a file, or a part of one, and how it is to be read.
+
+    Attributes:
+        path: the file, not opened.
+        array: which of a file's arrays (HDF5, npz); "" for the only one.
+        index: which slice, from 0: along the first axis of an array, along the last of a NIfTI volume; None for all.
+        flipped: the file stores the lowest row first (fastMRI).
+        inverted: what is bright is stored dark, and the file does not say so (a PNG made from MONOCHROME1).
+    """
+
+    path: Path
+    array: str = ""
+    index: int | None = None
+    flipped: bool = False
+    inverted: bool = False
+
+    @property
+    def name(self) -> str:
+        """The file's name, and after it in brackets which part: no folder, so it may travel."""
+        part = ", ".join([self.array] * bool(self.array) + [str(self.index)] * (self.index is not None))
+        return f"{self.path.name}[{part}]" if part else self.path.name
+
+
+@dataclass(frozen=True, kw_only=True)
 class Finding:
     """One annotated abnormality.
 
     Attributes:
         name: the finding's name, as the data set spells it.
         box: (x, y, width, height) in source pixels, x to the right, or None.
-        mask: file of the source's size, non-zero inside the finding, or None.
+        mask: of the source's size, above `above` inside the finding, or None.
+        above: 0 but for masks that were resampled or compressed.
     """
 
     name: str
     box: tuple[float, float, float, float] | None = None
-    mask: Path | None = None
+    mask: Source | None = None
+    above: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,18 +75,24 @@ class Case:
     Attributes:
         case_id: unique in its data set; also the name of its folder among results, "/" allowed.
         patient_id: all cases of one patient share it; splits and intervals go by it.
-        images: the files, not opened.
+        images: one picture or volume; several where a volume is stored slice by slice.
         label, findings, split: see their types.
         groups: anything to stratify by (site, scanner, view, age band), and what the data set says of the lesion.
     """
 
     case_id: str
     patient_id: str
-    images: tuple[Path, ...]
+    images: tuple[Source, ...]
     label: Label = Label.UNKNOWN
     findings: tuple[Finding, ...] = ()
     split: Split = Split.NONE
     groups: dict[str, str] = field(default_factory=dict)
+
+    def without_folders(self, text: str) -> str:
+        """`text` with only the names of its files: where they lay on this machine is nobody's business."""
+        for image in self.images:
+            text = text.replace(str(image.path), image.path.name)
+        return text
 
 
 class Dataset(Sequence[Case]):

@@ -1,6 +1,6 @@
 """An image that knows where it is."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -45,6 +45,12 @@ class Image:
             raise ValueError(f"need a float32 array of 2 or 3 axes, got {self.array.dtype} {self.array.shape}")
         if self.affine.shape != (4, 4):
             raise ValueError(f"need a (4, 4) affine, got {self.affine.shape}")
+
+    def slices(self, start: int, stop: int) -> "Image":
+        """A volume's slices `start` up to `stop` along the last axis, where they lie in the patient."""
+        affine = self.affine.copy()
+        affine[:3, 3] += start * affine[:3, 2]
+        return replace(self, array=np.ascontiguousarray(self.array[..., start:stop]), affine=affine)
 
     @property
     def spacing(self) -> NDArray[np.float64]:

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from salus.core import Case, Dataset, Finding, Label, Split
+from salus.core import Case, Dataset, Finding, Label, Source, Split
 from salus.core.errors import LayoutError
 
 # The same as salus.io's, which this room does not know; a test compares them.
@@ -66,7 +66,7 @@ def folder(root: Path) -> Dataset:
             Case(
                 case_id=case_id,
                 patient_id=row.patient_id or case_id,
-                images=(root / file,),
+                images=(Source(path=root / file),),
                 label=Label.NORMAL if finding == "good" else Label.ABNORMAL,
                 findings=() if finding == "good" else (Finding(name=finding, mask=_mask(root, finding, file)),),
                 split=split,
@@ -110,14 +110,14 @@ def _place(root: Path, file: PurePosixPath) -> tuple[Split, str]:
     return split, finding
 
 
-def _mask(root: Path, finding: str, file: PurePosixPath) -> Path | None:
+def _mask(root: Path, finding: str, file: PurePosixPath) -> Source | None:
     masks = root / "ground_truth" / finding
     if not masks.is_dir():
         return None
     stem = str(PurePosixPath(_stem(file)).relative_to(f"test/{finding}"))
     for suffix in SUFFIXES:
         if (mask := masks / f"{stem}_mask{suffix}").is_file():
-            return mask
+            return Source(path=mask)
     return None  # the finding is known, its place is not; measuring says so
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from salus.core import Image, Origin
 from salus.core.errors import ImageError
 from salus.io.files import file_sha256
+from salus.io.studies import read_study, study_sha256
 
-__all__ = ["IMAGE_SUFFIXES", "file_sha256", "read_image", "write_image"]
+__all__ = ["IMAGE_SUFFIXES", "file_sha256", "read_image", "read_study", "study_sha256", "write_image"]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nii", ".nii.gz")
 

@@ -146,10 +146,10 @@ def _decoded(path: Path, picture: Picture) -> tuple[Grey, int]:
         )[..., 0], 8
     if picture.mode not in ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"):
         raise ImageError(f"{path} holds pixels of kind {picture.mode}, which are no grey values or colours.")
-    return _luma(np.asarray(picture.convert("RGB"))), 8
+    return luma(np.asarray(picture.convert("RGB"))), 8
 
 
-def _luma(colour: NDArray[np.generic]) -> Grey:
+def luma(colour: NDArray[np.generic]) -> Grey:
     """(rows, columns) ITU-R 601 luma of (rows, columns, 3); written so that R = G = B comes out as that very value."""
     red, green, blue = (colour[..., channel].astype(np.float64) for channel in range(3))
     return (green + 0.299 * (red - green) + 0.114 * (blue - green)).astype(np.float32)
@@ -223,6 +223,6 @@ def _grey_samples(path: Path, samples: NDArray[np.generic], axes: str, *, white_
             raise ImageError(f"{path} is a MINISWHITE TIFF of {samples.dtype} samples, whose white is unknown.")
         samples = np.iinfo(samples.dtype).max - samples  # type: ignore[type-var]
     if samples.ndim == 3:
-        return (_luma(samples) if samples.shape[2] >= 3 else samples[..., 0].astype(np.float32)), depth
+        return (luma(samples) if samples.shape[2] >= 3 else samples[..., 0].astype(np.float32)), depth
     with np.errstate(over="ignore"):  # float64 beyond float32 becomes inf, which the gate reports
         return samples.astype(np.float32), depth

@@ -23,13 +23,16 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from salus.core import Image
+from salus.core import Case, Image, Source
 from salus.core.errors import ConfigError, ImageError, StorageError
 from salus.preprocess.preparation import Preparation
 
-FORMAT = 1  # raise it whenever the same preparation gives other values
+FORMAT = 2  # raise it whenever the same preparation gives other values
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SAMPLE = np.dtype("<f4")
+
+Read = Callable[[Sequence[Source]], Image]
+Digest = Callable[[Sequence[Source]], str]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,13 +41,13 @@ class Prepared:
 
     Attributes:
         rows: (n, 1, size, size) float32 in [0, 1], read-only, mapped from disk.
-        case: (n,) for each row the index of its path among those asked for; increasing.
-        failures: (path, reason) of what could not be read or judged; it has no rows.
+        case: (n,) for each row the index of its case among those asked for; increasing.
+        failures: (name of the file, reason) of what could not be read or judged; it has no rows.
     """
 
     rows: NDArray[np.float32]
     case: NDArray[np.int64]
-    failures: tuple[tuple[Path, str], ...]
+    failures: tuple[tuple[str, str], ...]
 
 
 def default_folder() -> Path:
@@ -55,24 +58,24 @@ def default_folder() -> Path:
 
 
 class PreparedCache:
-    """Prepares many files, or finds them prepared."""
+    """Prepares many cases, or finds them prepared."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = default_folder() if folder is None else folder
 
     def prepare(
         self,
-        paths: Sequence[Path],
+        cases: Sequence[Case],
         preparation: Preparation,
-        read: Callable[[Path], Image],
+        read: Read,
+        digest: Digest,
         progress: Callable[[int, int], None] | None = None,
     ) -> Prepared:
-        """All slices of `paths` in their order.
+        """All slices of `cases` in their order.
 
         Args:
-            paths: one file a case.
             preparation: resolved: 'auto' would let each image decide for itself.
-            read: opens one of them; `salus.io.read_image`.
+            read, digest: `salus.io.read_study` and `study_sha256`, or their likes.
             progress: called with (cases done, cases in all) after each case, and once with all when found on disk.
 
         Raises:
@@ -81,20 +84,20 @@ class PreparedCache:
         """
         if preparation.intensity == "auto":
             raise ConfigError("prepare() needs a decided intensity: call preparation.resolve(first image) before.")
-        entry = self.folder / _key(paths, preparation)
-        if (found := _open(entry, paths, preparation.size)) is not None:
+        entry = self.folder / _key(cases, preparation, digest)
+        if (found := _open(entry, cases, preparation.size)) is not None:
             if progress:
-                progress(len(paths), len(paths))
+                progress(len(cases), len(cases))
             return found
         try:
-            self._build(entry, paths, preparation, read, progress)
+            self._build(entry, cases, preparation, read, progress)
         except OSError as error:
             what = "disk full" if error.errno in FULL else "the cache cannot be written"
             raise StorageError(
-                f"{what}: {entry.parent} ({error.strerror or error}) while preparing {len(paths):,} images. Nothing of "
+                f"{what}: {entry.parent} ({error.strerror or error}) while preparing {len(cases):,} images. Nothing of "
                 "it was kept; make room or set SALUS_CACHE to another folder."
             ) from error
-        prepared = _open(entry, paths, preparation.size)
+        prepared = _open(entry, cases, preparation.size)
         if prepared is None:
             raise StorageError(f"{entry} was written and cannot be read back; is something else changing the cache?")
         return prepared
@@ -102,9 +105,9 @@ class PreparedCache:
     def _build(
         self,
         entry: Path,
-        paths: Sequence[Path],
+        cases: Sequence[Case],
         preparation: Preparation,
-        read: Callable[[Path], Image],
+        read: Read,
         progress: Callable[[int, int], None] | None,
     ) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -113,7 +116,7 @@ class PreparedCache:
         try:
             # Written as a stream: a full disk is an error here, and would be a crash under a memory map.
             with (building / "rows.f32").open("wb") as file:
-                index = _write_rows(file, paths, preparation, read, progress)
+                index = _write_rows(file, cases, preparation, read, progress)
                 _to_disk(file)
             with (building / "index.json").open("wb") as file:
                 file.write(json.dumps(index).encode())
@@ -137,35 +140,35 @@ class PreparedCache:
 
 def _write_rows(
     file: BinaryIO,
-    paths: Sequence[Path],
+    cases: Sequence[Case],
     preparation: Preparation,
-    read: Callable[[Path], Image],
+    read: Read,
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, object]:
-    case: list[int] = []
+    of_row: list[int] = []
     failures: list[tuple[int, str]] = []
-    for index, path in enumerate(paths):
+    for index, case in enumerate(cases):
         try:
-            array = preparation(read(path)).array
+            array = preparation(read(case.images)).array
         except (ImageError, OSError) as error:  # reading failed; writing below is not inside this try
-            failures.append((index, str(error)))
+            failures.append((index, case.without_folders(str(error))))
         else:
             slices = np.moveaxis(array.reshape(*array.shape[:2], -1), -1, 0)
             file.write(np.ascontiguousarray(slices, dtype=SAMPLE).tobytes())
-            case += [index] * len(slices)
+            of_row += [index] * len(slices)
         if progress:
-            progress(index + 1, len(paths))
-    return {"format": FORMAT, "size": preparation.size, "case": case, "failures": failures}
+            progress(index + 1, len(cases))
+    return {"format": FORMAT, "size": preparation.size, "case": of_row, "failures": failures}
 
 
-def _open(entry: Path, paths: Sequence[Path], size: int) -> Prepared | None:
+def _open(entry: Path, cases: Sequence[Case], size: int) -> Prepared | None:
     """The entry, or None where it is missing or not whole."""
     try:
         index = json.loads((entry / "index.json").read_text())
         shape = (len(index["case"]), 1, size, size)
         if (entry / "rows.f32").stat().st_size != int(np.prod(shape)) * SAMPLE.itemsize:
             return None
-        failures = tuple((paths[case], str(reason)) for case, reason in index["failures"])
+        failures = tuple((cases[case].images[0].name, str(reason)) for case, reason in index["failures"])
         # An empty file cannot be mapped.
         rows = np.memmap(entry / "rows.f32", SAMPLE, "r", shape=shape) if shape[0] else np.empty(shape, np.float32)
     except (OSError, ValueError, KeyError, IndexError, TypeError):
@@ -173,16 +176,15 @@ def _open(entry: Path, paths: Sequence[Path], size: int) -> Prepared | None:
     return Prepared(rows=rows, case=np.array(index["case"], dtype=np.int64), failures=failures)
 
 
-def _key(paths: Sequence[Path], preparation: Preparation) -> str:
-    digest = hashlib.sha256(json.dumps([FORMAT, asdict(preparation)], sort_keys=True).encode())
-    for path in paths:
+def _key(cases: Sequence[Case], preparation: Preparation, digest: Digest) -> str:
+    key = hashlib.sha256(json.dumps([FORMAT, asdict(preparation)], sort_keys=True).encode())
+    for case in cases:
         try:
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        except OSError:
+            key.update(bytes.fromhex(digest(case.images)))
+        except ImageError:
             # It becomes a failure of this entry; once it can be read, the key is another.
-            digest.update(b"unreadable")
-    return digest.hexdigest()
+            key.update(b"unreadable")
+    return key.hexdigest()
 
 
 def _to_disk(file: BinaryIO) -> None:

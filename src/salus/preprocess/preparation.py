@@ -69,7 +69,8 @@ class Preparation:
         self.check(image)
         stack = reorient(self._scaled(image), self.plane)
         if stack.array.ndim == 3 and self.slices == "mid":
-            stack = _middle_slice(stack)
+            middle = stack.array.shape[2] // 2
+            stack = stack.slices(middle, middle + 1)
         return _squared(stack, self.size)
 
     def check(self, image: Image) -> None:
@@ -114,13 +115,6 @@ class Preparation:
                 return min_max(image)
             case _:
                 return z_score(image)
-
-
-def _middle_slice(stack: Image) -> Image:
-    middle = stack.array.shape[2] // 2
-    affine = stack.affine.copy()
-    affine[:3, 3] += middle * affine[:3, 2]
-    return replace(stack, array=stack.array[..., middle : middle + 1], affine=affine)
 
 
 def _squared(stack: Image, size: int) -> Image:

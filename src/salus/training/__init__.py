@@ -18,8 +18,8 @@ from salus.core.errors import ConfigError, ImageError, LayoutError, StorageError
 from salus.datasets import open_dataset
 from salus.datasets.protocol import split
 from salus.detectors import Detector, Restorer, build
-from salus.io import read_image
-from salus.io.files import file_sha256, write_whole
+from salus.io import read_study, study_sha256
+from salus.io.files import write_whole
 from salus.model import Model, Precision, calibration_of
 from salus.preprocess.cache import PreparedCache
 from salus.preprocess.preparation import Preparation
@@ -140,10 +140,11 @@ def prepared(
     Raises:
         LayoutError: a part has no usable image.
     """
-    rows, left_out = {}, []
+    rows: dict[Split, Images] = {}
+    left_out: list[tuple[str, str]] = []
     for part, cases in healthy.items():
-        found = PreparedCache().prepare([case.images[0] for case in cases], preparation, read_image, on_image)
-        left_out += [(path.name, reason.replace(str(path), path.name)) for path, reason in found.failures]
+        found = PreparedCache().prepare(cases, preparation, read_study, study_sha256, on_image)
+        left_out += found.failures
         if not len(found.rows):
             raise LayoutError(f"{cases.name}: no {part} image can be used. {left_out[-1][1]}")
         rows[part] = found.rows
@@ -164,7 +165,7 @@ def card_of(
         "dataset": plan.dataset,
         "counts": {part: len(cases) for part, cases in healthy.items()},
         "manifest_sha256": plan.manifest_sha256,
-        "learned_from": sorted(file_sha256(case.images)[:16] for case in learned_from),
+        "learned_from": sorted(study_sha256(case.images)[:16] for case in learned_from),
         "left_out": left_out,
         "unit": first.unit,
         "modality": first.modality,
@@ -194,7 +195,7 @@ def first_image(cases: Dataset) -> Image:
     reason = "no healthy training images"
     for case in cases:
         try:
-            return read_image(case.images[0])
+            return read_study(case.images)
         except ImageError as error:
             reason = str(error)
     raise LayoutError(f"{cases.name}: none of {len(cases)} healthy training images can be read. {reason}")
@@ -203,7 +204,7 @@ def first_image(cases: Dataset) -> Image:
 def manifest(cases: Dataset) -> str:
     """SHA-256 over case, split and file hash of everything healthy that shaped the model."""
     rows = [
-        f"{case.case_id}\t{case.split}\t{file_sha256(case.images)}"
+        f"{case.case_id}\t{case.split}\t{study_sha256(case.images)}"
         for case in cases.only(label=Label.NORMAL)
         if case.split != Split.TEST
     ]
