@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image as Picture
+
+from salus import cli
 
 torch.set_num_threads(1)  # several workers of one machine, and sums in one order
 
@@ -28,6 +31,23 @@ def shared_data() -> Path:
             pytest.fail(reason)
         pytest.skip(reason)
     return data
+
+
+@pytest.fixture
+def salus(monkeypatch, capsys):
+    """Run a command in this process: (exit code, stdout, stderr)."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["salus", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
 
 
 def discs(count: int, *, hole: bool = False, side: int = 32, seed: int = 0) -> NDArray[np.float32]:

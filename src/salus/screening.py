@@ -201,13 +201,15 @@ def screen(
     *,
     model: Path,
     out: Path,
+    dataset: str = "folder",
     device: str = "auto",
     on_result: Callable[[Result, int], None] = lambda result, total: None,
 ) -> dict[Verdict, int]:
     """Judge every study in `inputs` and write RESULTS (see `salus.io.results`); the command of the same name.
 
     Args:
-        inputs: files, folders of images, or data sets in the MVTec convention (their test cases are screened).
+        inputs: files, folders of images, or data sets (their test cases are screened).
+        dataset: how folders are laid out; a key of `DATASETS`.
         model: folder written by `train`.
         out: where results go; what this model judged there before is not done again.
         on_result: called with each result and the number of studies.
@@ -221,7 +223,7 @@ def screen(
     """
     started = time.perf_counter()
     screener = Screener.load(model, device=device)
-    cases = studies(inputs)
+    cases = studies(inputs, dataset)
     make_folder(out)
     about = {
         "format": 1,
@@ -249,7 +251,7 @@ def screen(
     return counts
 
 
-def studies(inputs: Sequence[Path]) -> Dataset:
+def studies(inputs: Sequence[Path], dataset: str = "folder") -> Dataset:
     """The cases to screen: a data set's test cases, else every image found; what `screen` wrote is passed over.
 
     Raises:
@@ -258,7 +260,7 @@ def studies(inputs: Sequence[Path]) -> Dataset:
     cases: list[Case] = []
     for path in inputs:
         if path.is_dir():
-            found = open_dataset("folder", path)
+            found = open_dataset(dataset, path)
             results = {run.parent for run in path.rglob("run.json")}
             chosen = found.only(split=Split.TEST) or found
             cases += [case for case in chosen if results.isdisjoint(case.images[0].path.parents)]

@@ -14,27 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from salus import cli
 from salus.core import Result, Verdict
 from salus.io.results import read_results
 from tests.conftest import discs
-
-
-@pytest.fixture
-def salus(monkeypatch, capsys):
-    """Run a command in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["salus", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
 
 
 @pytest.fixture(scope="module")

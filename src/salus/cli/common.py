@@ -43,3 +43,13 @@ def bar(what: str) -> Iterator["tuple[Progress, Any]"]:
 def say(answer: Mapping[str, Any], as_json: bool, text: str) -> None:
     """Print `answer` for machines or `text` for people."""
     print(json.dumps(answer, default=str) if as_json else text)
+
+
+def page_of(kind: str, name: str) -> str:
+    """A page of docs/`kind`; an installed wheel has them as salus/pages, a checkout where they are written."""
+    from importlib.resources import files
+    from pathlib import Path
+
+    shipped = files("salus") / "pages" / kind / f"{name}.md"
+    written = Path(__file__).parents[3] / "docs" / kind / f"{name}.md"
+    return (shipped if shipped.is_file() else written).read_text()

@@ -1,30 +1,65 @@
 """salus datasets"""
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from salus.cli.common import say
+from salus.cli.common import page_of, say
+
+if TYPE_CHECKING:
+    from salus.core import Dataset
 
 
 def datasets(
-    name: Annotated[str | None, typer.Argument(help="One of them, to see its layout and traps.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="One of them, to see its layout, licence, counts and traps.")
+    ] = None,
+    path: Annotated[Path | None, typer.Argument(help="A copy of it, to see what is there and what is not.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
-    """List the data sets that can be read, or show how one is laid out.
+    """List the data sets that can be read, show one's page, or what a copy of it holds.
 
-    salus datasets folder
+    salus datasets grazpedwri downloads/grazpedwri
     """
-    from importlib import import_module
-
     from salus.core.errors import ConfigError, did_you_mean
-    from salus.datasets import DATASETS
+    from salus.datasets import DATASETS, open_dataset
 
-    pages = {key: (import_module(where.split(":")[0]).__doc__ or "").strip() for key, where in sorted(DATASETS.items())}
     if name is None:
-        titles = {key: page.splitlines()[0] for key, page in pages.items()}
+        titles = {key: page_of("datasets", key).partition("\n")[0].removeprefix("# ") for key in sorted(DATASETS)}
         say(titles, as_json, "\n".join(f"{key:16} {title}" for key, title in titles.items()))
         return
-    if name not in pages:
-        raise ConfigError(f"There is no data set '{name}'.{did_you_mean(name, pages)}")
-    say({"name": name, "page": pages[name]}, as_json, f"{name}\n\n{pages[name]}")
+    if name not in DATASETS:
+        raise ConfigError(f"There is no data set '{name}'.{did_you_mean(name, DATASETS)}")
+    if path is None:
+        page = page_of("datasets", name).strip()
+        say({"name": name, "page": page}, as_json, page)
+        return
+    found = open_dataset(name, path)
+    counts = counted(found)
+    say({"name": name, **counts}, as_json, "\n".join(told(counts)))
+
+
+def counted(found: "Dataset") -> dict[str, Any]:
+    """Cases by split and label, findings, exclusions by reason, notes."""
+    from collections import Counter
+
+    return {
+        "patients": len({case.patient_id for case in found}),
+        "cases": dict(Counter(f"{case.split or 'not yet split'}, {case.label}" for case in found).most_common()),
+        "findings": dict(Counter(finding.name for case in found for finding in case.findings).most_common()),
+        "left_out": dict(Counter(reason for _, reason in found.left_out).most_common()),
+        "examples": {reason: what for what, reason in reversed(found.left_out)},
+        "notes": found.notes,
+    }
+
+
+def told(counts: dict[str, Any]) -> list[str]:
+    """The same for people."""
+    lines = [f"{counts['patients']:,} patients"]
+    for title in ("cases", "findings"):
+        lines += [f"{title}:", *(f"  {count:7,}  {what}" for what, count in counts[title].items())]
+    if counts["left_out"]:
+        lines.append("left out:")
+        lines += [f"  {n:7,}  {why}, such as {counts['examples'][why]}" for why, n in counts["left_out"].items()]
+    return lines + [f"note: {note}" for note in counts["notes"]]

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from salus.cli.common import say
+from salus.cli.common import page_of, say
 
 
 def methods(
@@ -69,7 +69,7 @@ def one(name: str, as_json: bool) -> None:
     from salus.detectors import DETECTORS, detector_class
 
     kind = detector_class(name)
-    page = page_of(DETECTORS[name].split(":")[0].rpartition(".")[2])
+    page = page_of("methods", DETECTORS[name].split(":")[0].rpartition(".")[2])
     defaults = {field.name: getattr(kind.Config(), field.name) for field in fields(kind.Config)}
     presets = {key: asdict(preset) for key, preset in kind.PRESETS.items()}
     lines = [page.strip(), "", f"{name}: settings (--set name=value)"]
@@ -81,13 +81,3 @@ def one(name: str, as_json: bool) -> None:
         lines += [f"  score.{k} = {v}" for k, v in preset["score"].items()]
     answer = {"name": name, "paper": kind.PAPER, "settings": defaults, "presets": presets, "page": page}
     say(answer, as_json, "\n".join(lines))
-
-
-def page_of(module: str) -> str:
-    """The page of docs/methods; an installed wheel has them as salus/pages, a checkout where they are written."""
-    from importlib.resources import files
-    from pathlib import Path
-
-    shipped = files("salus") / "pages" / f"{module}.md"
-    written = Path(__file__).parents[3] / "docs" / "methods" / f"{module}.md"
-    return (shipped if shipped.is_file() else written).read_text()

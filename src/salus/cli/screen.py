@@ -12,6 +12,7 @@ def screen(
     inputs: Annotated[list[Path], typer.Argument(help="NIfTI, PNG, JPEG or TIFF files, or folders of them.")],
     model: Annotated[Path, typer.Option(help="Folder written by `salus train`.")],
     out: Annotated[Path, typer.Option(help="Where results go, one folder a case.")],
+    dataset: Annotated[str, typer.Option(help="How folders are laid out; see `salus datasets`.")] = "folder",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
@@ -30,7 +31,7 @@ def screen(
                 failed.append(result)
             progress.update(task, total=total, advance=1, note=result.case_id)
 
-        counts = screening.screen(inputs, model=model, out=out, device=device, on_result=shown)
+        counts = screening.screen(inputs, model=model, out=out, dataset=dataset, device=device, on_result=shown)
     answer = {"results": out, "counts": counts, "failed": {r.case_id: list(r.reasons) for r in failed}}
     lines = [f"{r.case_id}: {'; '.join(r.reasons)}" for r in failed]
     totals = ", ".join(f"{counts[v]} {v}" for v in Verdict)

@@ -96,11 +96,20 @@ class Case:
 
 
 class Dataset(Sequence[Case]):
-    """Cases under a name, in a fixed order. Refuses a patient in two splits and a case id used twice."""
+    """Cases under a name, in a fixed order. Refuses a patient in two splits and a case id used twice.
 
-    def __init__(self, name: str, cases: Sequence[Case]) -> None:
+    Args:
+        left_out: (what, reason) of files and rows that are no cases.
+        notes: what a user must know of this copy, such as counts that are not the published ones.
+    """
+
+    def __init__(
+        self, name: str, cases: Sequence[Case], left_out: Sequence[tuple[str, str]] = (), notes: Sequence[str] = ()
+    ) -> None:
         self.name = name
         self.cases = tuple(cases)
+        self.left_out = tuple(left_out)
+        self.notes = tuple(notes)
         split_of: dict[str, Split] = {}
         ids: set[str] = set()
         for case in self.cases:
@@ -127,4 +136,6 @@ class Dataset(Sequence[Case]):
         return Dataset(
             self.name,
             [c for c in self.cases if (split is None or c.split == split) and (label is None or c.label == label)],
+            self.left_out,
+            self.notes,
         )

@@ -1,9 +1,10 @@
 """Who is learned from, who watches the learning, who sets the threshold: all healthy, split by patient."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 
-from salus.core import Dataset, Label, Split
+from salus.core import Case, Dataset, Label, Split
 from salus.core.errors import LayoutError
 
 
@@ -39,8 +40,29 @@ def split(dataset: Dataset, *, validation: float = 0.1, calibration: float = 0.1
         part_of.update(dict.fromkeys(patients[start:end], part))
         end = start
     return Dataset(
-        dataset.name, [replace(case, split=part_of.get(case.patient_id, case.split)) for case in dataset.cases]
+        dataset.name,
+        [replace(case, split=part_of.get(case.patient_id, case.split)) for case in dataset.cases],
+        dataset.left_out,
+        dataset.notes,
     )
+
+
+def hold_out(name: str, cases: Sequence[Case], share: float) -> list[Case]:
+    """`cases` with those of the test in TEST and the others without a split, patient by patient.
+
+    In the test are all patients with an ABNORMAL case, and of those whose cases are all NORMAL the first `share` in
+    the order of the SHA-256 of data set and patient: the same people in every version and on every machine.
+    """
+    labels: dict[str, set[Label]] = {}
+    for case in cases:
+        labels.setdefault(case.patient_id, set()).add(case.label)
+    healthy = sorted(
+        (patient for patient, seen in labels.items() if seen == {Label.NORMAL}),
+        key=lambda patient: hashlib.sha256(f"{name}/{patient}".encode()).digest(),
+    )
+    tested = {patient for patient, seen in labels.items() if Label.ABNORMAL in seen}
+    tested |= set(healthy[: round(share * len(healthy))])
+    return [replace(case, split=Split.TEST if case.patient_id in tested else Split.NONE) for case in cases]
 
 
 def _divisible(dataset: Dataset) -> list[str]:
