@@ -133,8 +133,8 @@ def test_metadata_in_another_encoding_is_refused(make):
 def test_an_empty_folder_says_what_was_expected_and_what_is_there(make):
     with pytest.raises(LayoutError, match=r"holds no image\. Expected train/good.*it holds: nothing\."):
         folder(make())
-    with pytest.raises(LayoutError, match=r"it holds: a\.dcm, readme\.txt\."):
-        folder(make("readme.txt", "a.dcm"))
+    with pytest.raises(LayoutError, match=r"it holds: a\.mha, readme\.txt\."):
+        folder(make("readme.txt", "a.mha"))
 
 
 @pytest.mark.parametrize("name", ["gone", "file.png"])

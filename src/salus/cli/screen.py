@@ -9,7 +9,7 @@ from salus.cli.common import bar, say
 
 
 def screen(
-    inputs: Annotated[list[Path], typer.Argument(help="NIfTI, PNG, JPEG or TIFF files, or folders of them.")],
+    inputs: Annotated[list[Path], typer.Argument(help="DICOM, NIfTI, PNG, JPEG or TIFF files, or folders of them.")],
     model: Annotated[Path, typer.Option(help="Folder written by `salus train`.")],
     out: Annotated[Path, typer.Option(help="Where results go, one folder a case.")],
     dataset: Annotated[str, typer.Option(help="How folders are laid out; see `salus datasets`.")] = "folder",

@@ -6,23 +6,27 @@
     root/ground_truth/<finding>/<stem>_mask.png     optional; .nii.gz and the other suffixes too
     root/metadata.csv                               optional: file, patient_id, any other column is a group
 
-A folder without train, validation, calibration and test holds healthy images at any depth, not yet split.
-The trap is a patient with several images: without `patient_id` in metadata.csv every image counts as a patient of its
-own, and one person may be learned from and tested on.
+DICOM files of one series in one folder are one case, a volume; one with a gap is as many as it has parts. A folder
+without train, validation, calibration and test holds healthy images at any depth, not yet split.
+The trap is a patient with several images: without `patient_id` in metadata.csv every picture counts as a patient of
+its own, and one person may be learned from and tested on.
 """
 
 import csv
+import itertools
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from salus.core import Case, Dataset, Finding, Label, Source, Split
 from salus.core.errors import LayoutError
+from salus.datasets._series import Stack, stacks
 
 # The same as salus.io's, which this room does not know; a test compares them.
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nii", ".nii.gz")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nii", ".nii.gz", ".dcm", ".dicom")
+DICOM = (".dcm", ".dicom")
 SPLITS = (Split.TRAIN, Split.VALIDATION, Split.CALIBRATION, Split.TEST)
 HEALTHY = ("good", "normal", "healthy")  # names that say so; the convention knows the first
 EXPECTED = (
@@ -58,15 +62,15 @@ def folder(root: Path) -> Dataset:
     metadata = _metadata(root)
     stems = Counter(_stem(file) for file in files)
     cases = []
-    for file in files:
-        case_id = _stem(file) if stems[_stem(file)] == 1 else str(file)
+    for case_id, stack in _studies(root, files, stems):
+        file = PurePosixPath(stack.files[0].relative_to(root).as_posix())
         split, finding = _place(root, file) if convention else (Split.NONE, "good")
         row = metadata.get(file, _Row("", {}))
         cases.append(
             Case(
                 case_id=case_id,
-                patient_id=row.patient_id or case_id,
-                images=(Source(path=root / file),),
+                patient_id=row.patient_id or stack.patient or case_id,
+                images=tuple(Source(path=path) for path in stack.files),
                 label=Label.NORMAL if finding == "good" else Label.ABNORMAL,
                 findings=() if finding == "good" else (Finding(name=finding, mask=_mask(root, finding, file)),),
                 split=split,
@@ -74,6 +78,26 @@ def folder(root: Path) -> Dataset:
             )
         )
     return Dataset(root.resolve().name or "folder", cases)
+
+
+def _studies(root: Path, files: list[PurePosixPath], stems: Mapping[str, int]) -> list[tuple[str, Stack]]:
+    """What is one case, under its name, sorted: a file, or the DICOM files of a series, called by their folder.
+
+    Where a folder holds more than one case, they are called by their first files.
+    """
+    dicom = [root / file for file in files if file.name.lower().endswith(DICOM)]
+    found = [Stack(files=(root / file,)) for file in files if not file.name.lower().endswith(DICOM)]
+    for _, members in itertools.groupby(sorted(dicom), key=lambda path: path.parent):
+        found += stacks(members)
+    together = Counter(stack.files[0].parent for stack in found)
+    named = []
+    for stack in found:
+        first = PurePosixPath(min(stack.files).relative_to(root).as_posix())
+        name = _stem(first) if stems[_stem(first)] == 1 else str(first)
+        if len(stack.files) > 1 and together[stack.files[0].parent] == 1 and first.parent != PurePosixPath("."):
+            name = str(first.parent)
+        named.append((name, stack))
+    return sorted(named, key=lambda pair: pair[0])
 
 
 def _images(root: Path) -> list[PurePosixPath]:

@@ -1,11 +1,8 @@
 """What `padim`, `patchcore` and `knn` share: a frozen trunk, patches of its features, and a bank that is bounded."""
 
 import math
-import os
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -15,6 +12,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from salus.core.errors import ConfigError
+from salus.core.machine import memory
 from salus.detectors.base import Detector, Update
 from salus.nets.features import Features, TrunkName, shapes
 from salus.scores.residual import gaussian
@@ -162,13 +160,3 @@ def nearest(rows: Tensor, bank: Tensor, count: int = 1) -> tuple[Tensor, Tensor]
         found.append((ordered, where.gather(1, order)))
     distances, places = zip(*found, strict=True)
     return torch.cat(distances), torch.cat(places)
-
-
-def memory() -> float:
-    """Bytes of memory that this process may have; infinite where the system does not say."""
-    there = math.inf
-    with suppress(AttributeError, ValueError, OSError):
-        there = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    with suppress(ValueError, OSError):  # a container's limit; "max" is none
-        there = min(there, float(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return there

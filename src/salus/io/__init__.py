@@ -3,14 +3,14 @@
 from dataclasses import replace
 from pathlib import Path
 
-from salus.core import Image, Origin
+from salus.core import Image
 from salus.core.errors import ImageError
 from salus.io.files import file_sha256
 from salus.io.studies import read_study, study_sha256
 
 __all__ = ["IMAGE_SUFFIXES", "file_sha256", "read_image", "read_study", "study_sha256", "write_image"]
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nii", ".nii.gz")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nii", ".nii.gz", ".dcm", ".dicom")
 
 
 def read_image(path: Path) -> Image:
@@ -21,8 +21,8 @@ def read_image(path: Path) -> Image:
 
     Returns:
         A picture (rows, columns) in unit px, depth 8, 16 or 0 (floating point), from PNG, JPEG or TIFF; or a picture
-        or volume in mm from NIfTI. See `io.raster` and `io.nifti`. Its origin holds the path and the SHA-256 of the
-        file's bytes.
+        or volume in mm from NIfTI or DICOM. See `io.raster`, `io.nifti` and `io.dicom`. Its origin holds the path and
+        the SHA-256 of the file's bytes.
 
     Raises:
         ImageError: the file cannot be read as what its name says; path and what was found are named.
@@ -38,11 +38,15 @@ def read_image(path: Path) -> Image:
         from salus.io.nifti import read_nifti
 
         image = read_nifti(path)
+    elif name.endswith((".dcm", ".dicom")):
+        from salus.io.dicom import read_dicom
+
+        image = read_dicom([path])
     else:
         from salus.io.raster import read_raster
 
         image = read_raster(path, path.read_bytes())
-    return replace(image, origin=Origin(files=(path,), sha256=sha256))
+    return replace(image, origin=replace(image.origin, files=(path,), sha256=sha256))
 
 
 def write_image(image: Image, path: Path) -> None:

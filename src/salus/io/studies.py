@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from salus.core import Image, Origin, Source
+from salus.core import Image, Source
 from salus.core.errors import ImageError
 from salus.io.files import file_sha256
 
@@ -22,9 +22,12 @@ def read_study(images: Sequence[Source]) -> Image:
     Raises:
         ImageError: it cannot be read as what it claims to be; file and reason are named.
     """
-    if len(images) != 1:
-        raise ImageError(f"{images[0].path} and {len(images) - 1} more: a volume in several files cannot be read yet.")
     source = images[0]
+    if len(images) > 1:
+        from salus.io.dicom import read_dicom
+
+        volume = read_dicom([image.path for image in images])
+        return replace(volume, origin=replace(volume.origin, sha256=study_sha256(images)))
     if source.path.name.lower().endswith(CONTAINERS):
         from salus.io.arrays import as_grey, read_slice
 
@@ -45,7 +48,7 @@ def read_study(images: Sequence[Source]) -> Image:
         image = replace(image, array=np.ascontiguousarray(image.array[::-1]))
     if source.inverted:
         image = replace(image, array=brightest(image) - image.array)
-    return replace(image, origin=Origin(files=(source.path,), sha256=study_sha256(images)))
+    return replace(image, origin=replace(image.origin, files=(source.path,), sha256=study_sha256(images)))
 
 
 def study_sha256(images: Sequence[Source]) -> str:

@@ -1,0 +1,93 @@
+"""DICOM files in a folder: which of them are one case."""
+
+import numpy as np
+import pydicom
+import pytest
+
+from salus.core import Label, Split
+from salus.core.stack import runs
+from salus.datasets import open_dataset
+from salus.io import read_study
+from tests.dicom import dicom, radiograph, saved, series
+
+VOLUME = np.random.default_rng(0).integers(0, 900, (12, 10, 6)).astype(np.int16)
+
+
+@pytest.mark.parametrize(
+    ("heights", "expected"),
+    [
+        ([3.0], [[0]]),
+        ([2.0, 0.0, 1.0], [[1, 2, 0]]),
+        ([0.0, 1.0, 2.0, 4.0, 5.0], [[0, 1, 2], [3, 4]]),
+        ([-99.48, 103.02, 104.27, 105.52], [[0], [1, 2, 3]]),
+        ([0.0, 1.0, 1.0, 2.0], [[0, 1, 2, 3]]),  # two at one place: several volumes, no gap
+    ],
+)
+def test_runs_by_hand(heights, expected):
+    assert runs(heights) == expected
+
+
+def cases(root):
+    return {case.case_id: case for case in open_dataset("folder", root)}
+
+
+def test_a_series_is_a_case_called_by_its_folder(tmp_path):
+    series(tmp_path / "train/good/p1", VOLUME, [0, 0, 2.0])
+    series(tmp_path / "test/stroke/p2", VOLUME, [0, 0, 2.0], PatientID="2")
+    found = cases(tmp_path)
+    assert list(found) == ["test/stroke/p2", "train/good/p1"]
+    sick = found["test/stroke/p2"]
+    assert (sick.label, sick.split, len(sick.images)) == (Label.ABNORMAL, Split.TEST, 6)
+    np.testing.assert_array_equal(read_study(sick.images).array, VOLUME)
+
+
+def test_a_patient_is_known_by_a_hash_of_the_id(tmp_path):
+    for name, patient in (("a", "4711"), ("b", "4711"), ("c", "4712")):
+        saved(tmp_path / f"{name}.dcm", radiograph(np.eye(9, dtype=np.uint8), PatientID=patient))
+    patients = [case.patient_id for case in cases(tmp_path).values()]
+    assert patients[0] == patients[1] != patients[2]
+    assert not any("471" in patient for patient in patients)
+
+
+def test_a_gap_divides_a_series(tmp_path):
+    paths = series(tmp_path / "p1", VOLUME, [0, 0, 2.0])
+    paths[3].unlink()
+    assert sorted(len(case.images) for case in cases(tmp_path).values()) == [2, 3]
+
+
+def test_series_in_one_folder_are_told_apart(tmp_path):
+    series(tmp_path / "p1", VOLUME, [0, 0, 2.0])
+    for index in range(4):
+        file = dicom(VOLUME[..., 0].copy(), SeriesInstanceUID="9.9", ImagePositionPatient=[0, 0, index])
+        saved(tmp_path / f"p1/z{index}.dcm", file)
+    found = cases(tmp_path)
+    assert {name: len(case.images) for name, case in found.items()} == {"p1/00": 6, "p1/z0": 4}
+
+
+def test_two_echoes_in_one_series_are_two_volumes(tmp_path):
+    for echo in range(2):
+        for index in range(3):
+            file = dicom(
+                VOLUME[..., 3 * echo + index].copy(),
+                ImagePositionPatient=[0, 0, index],
+                InstanceNumber=1 + 3 * echo + index,
+            )
+            saved(tmp_path / f"p1/{echo}{index}.dcm", file)
+    found = cases(tmp_path)
+    assert [len(case.images) for case in found.values()] == [3, 3]
+    np.testing.assert_array_equal(read_study(found["p1/10"].images).array, VOLUME[..., 3:])
+
+
+def test_files_that_cannot_be_read_are_cases_of_their_own(tmp_path):
+    series(tmp_path / "p1", VOLUME, [0, 0, 2.0])
+    (tmp_path / "p1/broken.dcm").write_bytes(b"not DICOM")
+    assert len(cases(tmp_path)["p1/broken"].images) == 1
+
+
+def test_the_real_series_has_a_gap(shared_data):
+    found = cases(shared_data / "formats/dicom/ct_series")
+    assert sorted(len(case.images) for case in found.values()) == [1, 3]
+    volume = read_study(found["17136"].images)
+    assert volume.array.shape == (16, 16, 3)
+    np.testing.assert_allclose(volume.spacing, [0.488281, 0.488281, 1.25], rtol=1e-5)
+    assert pydicom.dcmread(volume.origin.files[0]).InstanceNumber

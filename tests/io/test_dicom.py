@@ -1,0 +1,234 @@
+import numpy as np
+import pydicom
+import pytest
+from highdicom.spatial import PixelToReferenceTransformer
+from pydicom import Dataset, Sequence
+from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless
+
+from salus.core import Source
+from salus.core.errors import ImageError
+from salus.io import dicom as reading
+from salus.io import read_image, read_study
+from salus.io.dicom import read_dicom
+from tests.dicom import dicom, radiograph, saved, series
+
+RNG = np.random.default_rng(0)
+TILTED = [1.0, 0.0, 0.0, 0.0, 0.9, -0.43588989]
+OBLIQUE = [0.8, 0.36, 0.48, -0.6, 0.48, 0.64]
+
+
+@pytest.fixture
+def volume():
+    return RNG.integers(0, 4000, (12, 10, 5)).astype(np.int16)
+
+
+def across(orientation, mm):
+    row, column = np.reshape(orientation, (2, 3))
+    return (mm * np.cross(row, column)).tolist()
+
+
+@pytest.mark.parametrize("orientation", [[1.0, 0, 0, 0, 1, 0], OBLIQUE, [0.0, 1, 0, 0, 0, -1], [1.0, 0, 0, 0, 0, -1]])
+def test_a_series_lies_where_highdicom_says(tmp_path, volume, orientation):
+    paths = series(tmp_path, volume, across(orientation, 2.5), ImageOrientationPatient=orientation)
+    image = read_dicom(paths[::-1])
+    for index, path in enumerate(image.origin.files):
+        file = pydicom.dcmread(path)
+        to_lps = PixelToReferenceTransformer(file.ImagePositionPatient, file.ImageOrientationPatient, file.PixelSpacing)
+        for row, column in ((0, 0), (3, 7), (11, 9)):
+            x, y, z = to_lps(np.array([[column, row]]))[0]
+            np.testing.assert_allclose(image.affine @ [row, column, index, 1], [-x, -y, z, 1], atol=1e-4)
+        np.testing.assert_array_equal(image.array[..., index], file.pixel_array)
+    assert (image.unit, image.modality) == ("mm", "CT")
+    assert np.linalg.det(image.affine[:3, :3]) != 0
+
+
+def test_a_gantry_tilt_is_kept_as_shear(tmp_path, volume):
+    image = read_dicom(series(tmp_path, volume, [0.0, 0.0, 3.0], ImageOrientationPatient=TILTED))
+    np.testing.assert_allclose(image.affine[:3, 2], [0, 0, 3.0], atol=1e-6)
+    np.testing.assert_allclose(image.affine @ [4, 0, 2, 1], [10, 20 - 4 * 0.5 * 0.9, 36 - 4 * 0.5 * 0.43588989, 1])
+
+
+def test_a_slice_is_a_picture_in_its_place(tmp_path):
+    pixels = RNG.integers(0, 4000, (12, 10)).astype(np.uint16)
+    image = read_image(saved(tmp_path / "a.dcm", dicom(pixels, BitsStored=12, HighBit=11)))
+    np.testing.assert_array_equal(image.array, pixels)
+    assert (image.unit, image.depth, image.array.ndim) == ("mm", 12, 2)
+    np.testing.assert_allclose(image.affine @ [2, 3, 0, 1], [10 - 3 * 0.75, 20 - 2 * 0.5, 30, 1])
+    np.testing.assert_allclose(image.affine[:3, 2], [0, 0, 2])
+    assert image.origin.uids == (pydicom.dcmread(tmp_path / "a.dcm").SOPInstanceUID,)
+    assert len(image.origin.sha256) == 64
+
+
+def test_rescale_signed_values_and_padding(tmp_path):
+    pixels = np.array([[-2000, 0], [100, 1000]], dtype=np.int16)
+    file = dicom(pixels, RescaleSlope=2, RescaleIntercept=-1024, PixelPaddingValue=-2000)
+    image = read_image(saved(tmp_path / "a.dcm", file))
+    np.testing.assert_array_equal(image.array, [[-1024, -1024], [-824, 976]])
+    assert image.depth == 0
+
+
+def test_monochrome1_is_turned_round_and_a_window_is_not_applied(tmp_path):
+    pixels = RNG.integers(0, 1024, (12, 10)).astype(np.uint16)
+    file = radiograph(pixels, BitsStored=10, HighBit=9, PhotometricInterpretation="MONOCHROME1", WindowCenter=500)
+    file.WindowWidth = 10
+    image = read_image(saved(tmp_path / "a.dicom", file))
+    np.testing.assert_array_equal(image.array, 1023 - pixels)
+    assert (image.unit, image.depth, image.modality) == ("px", 10, "DX")
+
+
+def test_a_voi_lut_is_applied(tmp_path):
+    pixels = np.array([[0, 1], [2, 3]], dtype=np.uint8)
+    lut = Dataset()
+    lut.add_new("LUTDescriptor", "US", [4, 0, 16])
+    lut.add_new("LUTData", "US", [10, 100, 1000, 10000])
+    image = read_image(saved(tmp_path / "a.dcm", radiograph(pixels, VOILUTSequence=Sequence([lut]))))
+    np.testing.assert_array_equal(image.array, [[10, 100], [1000, 10000]])
+    assert image.depth == 0
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, JPEG2000Lossless])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int16])
+def test_compressed_files_hold_the_same_values(tmp_path, syntax, kind):
+    file = dicom(RNG.integers(0, 120, (64, 64)).astype(kind))
+    plain = read_image(saved(tmp_path / "plain.dcm", file)).array
+    file.compress(syntax)
+    np.testing.assert_array_equal(read_image(saved(tmp_path / "small.dcm", file)).array, plain)
+
+
+def test_an_enhanced_file_is_a_volume_in_the_order_of_its_positions(tmp_path, volume):
+    frames = np.moveaxis(volume, 2, 0)
+    upside_down = enhanced(np.ascontiguousarray(frames[::-1]), [38.0, 36.0, 34.0, 32.0, 30.0])
+    image = read_image(saved(tmp_path / "e.dcm", upside_down))
+    np.testing.assert_array_equal(image.array, 2.0 * volume + 5)
+    np.testing.assert_allclose(image.affine[:3], [[0, -0.75, 0, 10], [-0.5, 0, 0, 20], [0, 0, 2, 30]])
+
+
+def enhanced(frames, heights):
+    file = dicom(frames, NumberOfFrames=len(frames), ImagePositionPatient=None, ImageOrientationPatient=None)
+    del file.PixelSpacing
+    shared, values = Dataset(), Dataset()
+    values.RescaleSlope, values.RescaleIntercept = 2, 5
+    orientation, measures = Dataset(), Dataset()
+    orientation.ImageOrientationPatient, measures.PixelSpacing, measures.SliceThickness = (
+        [1, 0, 0, 0, 1, 0],
+        [0.5, 0.75],
+        2,
+    )
+    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = Sequence([orientation]), Sequence([measures])
+    shared.PixelValueTransformationSequence = Sequence([values])
+    groups = []
+    for height in heights:
+        group, position = Dataset(), Dataset()
+        position.ImagePositionPatient = [-10, -20, height]
+        group.PlanePositionSequence = Sequence([position])
+        groups.append(group)
+    file.SharedFunctionalGroupsSequence, file.PerFrameFunctionalGroupsSequence = Sequence([shared]), Sequence(groups)
+    return file
+
+
+def gap(paths):
+    paths[2].unlink()
+    return [p for p in paths if p.exists()]
+
+
+def twice(paths):
+    file = pydicom.dcmread(paths[0])
+    file.SOPInstanceUID = "1.2.3.99"
+    return [*paths, saved(paths[0].with_name("copy.dcm"), file)]
+
+
+def changed(**attributes):
+    def change(paths):
+        file = pydicom.dcmread(paths[1])
+        for name, value in attributes.items():
+            setattr(file, name, value)
+        file.save_as(paths[1])
+        return paths
+
+    return change
+
+
+def unplaced(paths):
+    for path in paths:
+        file = pydicom.dcmread(path)
+        del file.ImagePositionPatient
+        file.save_as(path)
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (gap, r"5 mm between .* usually 2.5: slices are missing"),
+        (twice, r"00.dcm and copy.dcm lie at one place"),
+        (changed(SeriesInstanceUID="9.9"), "no slice of one volume with 00.dcm: its SeriesInstanceUID is another"),
+        (changed(ImageOrientationPatient=OBLIQUE), "its ImageOrientationPatient is another"),
+        (changed(PixelSpacing=[0.6, 0.75]), "its PixelSpacing is another"),
+        (unplaced, "5 of 5 slices have no position"),
+    ],
+)
+def test_slices_that_make_no_volume_are_refused(tmp_path, volume, damage, reason):
+    paths = damage(series(tmp_path, volume, [0.0, 0.0, 2.5]))
+    with pytest.raises(ImageError, match=reason):
+        read_dicom(paths)
+
+
+def test_files_that_are_no_picture_say_so(tmp_path):
+    pixels = np.zeros((8, 8), dtype=np.uint8)
+    cases = {
+        "report.dcm": (dicom(pixels, Modality="SR", PixelData=None), "of kind SR, which holds no image"),
+        "empty.dcm": (dicom(pixels, PixelData=None), "DICOM without pixels"),
+        "palette.dcm": (dicom(pixels, PhotometricInterpretation="PALETTE COLOR"), "pixels of kind PALETTE COLOR"),
+        "film.dcm": (
+            dicom(np.zeros((3, 8, 8), np.uint8), NumberOfFrames=3),
+            "3 frames without a position each, a film",
+        ),
+        "huge.dcm": (
+            dicom(pixels, Rows=60_000, Columns=60_000),
+            "claims 3,600,000,000 voxels; reading them takes 54 GiB",
+        ),
+        "short.dcm": (dicom(pixels, Rows=9), "pixels cannot be decoded"),
+    }
+    for name, (file, reason) in cases.items():
+        saved(tmp_path / name, file)
+        with pytest.raises(ImageError, match=reason):
+            read_image(tmp_path / name)
+    (tmp_path / "text.dcm").write_text("not a picture at all")
+    with pytest.raises(ImageError, match=r"text\.dcm cannot be read as DICOM"):
+        read_image(tmp_path / "text.dcm")
+
+
+def test_a_multi_frame_file_too_large_for_memory_is_refused_before_it_is_decoded(tmp_path, volume, monkeypatch):
+    path = saved(tmp_path / "e.dcm", enhanced(np.moveaxis(volume, 2, 0).copy(), [30.0, 32, 34, 36, 38]))
+    monkeypatch.setattr(reading, "memory", lambda: 4000.0)
+    with pytest.raises(ImageError, match="claims 600 voxels"):
+        read_image(path)
+
+
+def test_a_syntax_without_a_decoder_names_the_extra(tmp_path):
+    file = dicom(np.zeros((8, 8), dtype=np.uint8))
+    file.compress(RLELossless)
+    file.file_meta.TransferSyntaxUID = JPEGLosslessSV1
+    with pytest.raises(ImageError, match=r"compressed as JPEG Lossless.* no decoder for it is here: .*salus\[dicom\]"):
+        read_image(saved(tmp_path / "a.dcm", file))
+
+
+def test_a_study_of_several_files_is_read_as_one(tmp_path, volume):
+    paths = series(tmp_path, volume, [0.0, 0.0, 2.5])
+    image = read_study([Source(path=path) for path in paths])
+    np.testing.assert_array_equal(image.array, volume)
+    assert [p.name for p in image.origin.files] == [p.name for p in paths]
+
+
+def test_the_real_files_decode_alike_whatever_their_compression(shared_data):
+    files = sorted((shared_data / "formats/dicom").glob("MR_small*.dcm"))
+    assert len(files) == 6
+    plain = read_image(files[0]).array
+    assert all(np.array_equal(read_image(file).array, plain) for file in files)
+
+
+def test_the_real_radiograph_is_bright_where_bone_is(shared_data):
+    path = shared_data / "formats/dicom/dx_image.dcm"
+    stored = pydicom.dcmread(path)
+    assert stored.PhotometricInterpretation == "MONOCHROME1"
+    np.testing.assert_array_equal(read_image(path).array, 255 - stored.pixel_array.astype(np.float32))
