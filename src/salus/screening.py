@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from salus.core import Case, Dataset, Image, Result, Source, Split, Verdict
-from salus.core.errors import LayoutError, SalusError, StorageError
+from salus.core.errors import ImageError, LayoutError, SalusError, StorageError
 from salus.datasets import open_dataset
 from salus.io import IMAGE_SUFFIXES, read_study, study_sha256, write_image
+from salus.io.derived import is_dicom, write_derived
 from salus.io.files import write_whole
 from salus.io.results import read_result, write_overlay, write_result, write_table
 from salus.model import Model, case_score, detections, model_id, versions
@@ -31,6 +32,7 @@ BATCH = 32  # slices that are waited for before the network looks at them
 HELD = 2**28  # bytes of studies that are waited for
 READERS = 2
 DISPLAY = 256  # side of the overlay, pixels
+REPORT = "dicom_report"  # role of the last file that is derived
 
 
 @dataclass(kw_only=True)
@@ -52,17 +54,17 @@ class Screener:
     for result in screener.each(cases, out=Path("results")): ...
     """
 
-    def __init__(self, model: Model, identity: str) -> None:
-        self.model, self.identity = model, identity
+    def __init__(self, model: Model, identity: str, *, dicom: bool = False) -> None:
+        self.model, self.identity, self.dicom = model, identity, dicom
 
     @classmethod
-    def load(cls, folder: Path, *, device: str = "auto") -> Self:
+    def load(cls, folder: Path, *, device: str = "auto", dicom: bool = False) -> Self:
         """The model in `folder`, verified.
 
         Raises:
             ModelError: missing, altered, or newer than this Salus.
         """
-        return cls(Model.load(folder, device=device), model_id(folder))
+        return cls(Model.load(folder, device=device), model_id(folder), dicom=dicom)
 
     def each(self, cases: Iterable[Case], *, out: Path) -> Iterator[Result]:
         """Judge `cases`, write each under `out`, and yield its result in order; finished ones are not done again.
@@ -93,7 +95,7 @@ class Screener:
         try:
             sources = {image.name: study_sha256([image]) for image in case.images}
             done = read_result(out / case.case_id)
-            if done is not None and done.model == self.identity and done.sources == sources:
+            if done is not None and done.model == self.identity and done.sources == sources and self.whole(case, done):
                 return done
             source = read_study(case.images)
             prepared = self.model.preparation(source)
@@ -151,11 +153,10 @@ class Screener:
             files["restored"] = "restored" + suffix
             write_image(at_home(restored, item.prepared, item.source), folder / files["restored"])
         worst = int(np.argmax(scores))
-        shown = slices_of(replace(self.model.preparation, size=DISPLAY)(item.source))[worst, 0]
+        shown = replace(self.model.preparation, size=DISPLAY)(item.source)
         calibration = self.model.calibration
-        write_overlay(
-            folder / "overlay.png", shown, maps[worst, 0], calibration.pixel_threshold if calibration else None
-        )
+        threshold = calibration.pixel_threshold if calibration else None
+        write_overlay(folder / "overlay.png", slices_of(shown)[worst, 0], maps[worst, 0], threshold)
         score = case_score(scores)
         result = Result(
             case_id=item.case.case_id,
@@ -168,8 +169,20 @@ class Screener:
             versions=versions(),
             **self.verdict(score),
         )
+        if self.dicom and is_dicom(item.case.images):
+            home = at_home(maps, item.prepared, item.source, outside=np.nan)
+            try:
+                made = write_derived(folder, item.source, home, shown, threshold, result, self.model.summary)
+                result = replace(result, files={**result.files, **made})
+            except ImageError as error:  # it is judged all the same
+                reason = item.case.without_folders(str(error))
+                result = replace(result, reasons=(*result.reasons, reason))
         write_result(folder, result)
         return result
+
+    def whole(self, case: Case, done: Result) -> bool:
+        """Whether nothing that is asked for is missing from an earlier result."""
+        return not self.dicom or done.score is None or not is_dicom(case.images) or REPORT in done.files
 
     def verdict(self, score: float) -> dict[str, Any]:
         """Verdict, p-value, threshold and reasons for a score."""
@@ -202,6 +215,7 @@ def screen(
     model: Path,
     out: Path,
     dataset: str = "folder",
+    dicom: bool = False,
     device: str = "auto",
     on_result: Callable[[Result, int], None] = lambda result, total: None,
 ) -> dict[Verdict, int]:
@@ -210,6 +224,7 @@ def screen(
     Args:
         inputs: files, folders of images, or data sets (their test cases are screened).
         dataset: how folders are laid out; a key of `DATASETS`.
+        dicom: for studies that are DICOM also write what a PACS takes; see `salus.io.derived`.
         model: folder written by `train`.
         out: where results go; what this model judged there before is not done again.
         on_result: called with each result and the number of studies.
@@ -222,7 +237,7 @@ def screen(
         ModelError, StorageError: see their messages.
     """
     started = time.perf_counter()
-    screener = Screener.load(model, device=device)
+    screener = Screener.load(model, device=device, dicom=dicom)
     cases = studies(inputs, dataset)
     make_folder(out)
     about = {
@@ -282,11 +297,11 @@ def slices_of(prepared: Image) -> NDArray[np.float32]:
     return np.ascontiguousarray(np.moveaxis(stack, -1, 0)[:, None])
 
 
-def at_home(slices: NDArray[np.float32], prepared: Image, source: Image) -> Image:
-    """(n, 1, size, size) on the prepared grid, brought to the grid of `source`."""
+def at_home(slices: NDArray[np.float32], prepared: Image, source: Image, *, outside: float = 0.0) -> Image:
+    """(n, 1, size, size) on the prepared grid, brought to the grid of `source`; `outside` where nothing was judged."""
     stack = np.moveaxis(slices[:, 0], 0, -1)
     array = stack[..., 0] if prepared.array.ndim == 2 else stack
-    return resample(replace(prepared, array=np.ascontiguousarray(array)), like=source)
+    return resample(replace(prepared, array=np.ascontiguousarray(array)), like=source, outside=outside)
 
 
 def make_folder(path: Path) -> Path:
@@ -310,7 +325,7 @@ def cleared(folder: Path) -> Path:
     """
     make_folder(folder)
     (folder / "result.json").unlink(missing_ok=True)
-    for pattern in ("map.*", "restored.*", "overlay.png", ".*.part"):
+    for pattern in ("map.*", "restored.*", "overlay.png", ".*.part", "dicom/*.dcm", "dicom/.*.part"):
         for left in folder.glob(pattern):
             left.unlink()
     return folder

@@ -1,11 +1,14 @@
 """salus screen"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from salus.cli.common import bar, say
+
+if TYPE_CHECKING:
+    from salus.core import Result
 
 
 def screen(
@@ -13,6 +16,9 @@ def screen(
     model: Annotated[Path, typer.Option(help="Folder written by `salus train`.")],
     out: Annotated[Path, typer.Option(help="Where results go, one folder a case.")],
     dataset: Annotated[str, typer.Option(help="How folders are laid out; see `salus datasets`.")] = "folder",
+    dicom: Annotated[
+        bool, typer.Option("--dicom", help="Also write DICOM objects beside DICOM studies' maps.")
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
@@ -21,19 +27,28 @@ def screen(
     salus screen patients/ --model models/ra --out results
     """
     from salus import screening
-    from salus.core import Result, Verdict
+    from salus.core import Verdict
 
     failed: list[Result] = []
     with bar("studies") as (progress, task):
 
-        def shown(result: Result, total: int) -> None:
-            if result.score is None:
+        def shown(result: "Result", total: int) -> None:
+            if result.score is None or (dicom and lacks_dicom(result)):
                 failed.append(result)
             progress.update(task, total=total, advance=1, note=result.case_id)
 
-        counts = screening.screen(inputs, model=model, out=out, dataset=dataset, device=device, on_result=shown)
+        counts = screening.screen(
+            inputs, model=model, out=out, dataset=dataset, dicom=dicom, device=device, on_result=shown
+        )
     answer = {"results": out, "counts": counts, "failed": {r.case_id: list(r.reasons) for r in failed}}
     lines = [f"{r.case_id}: {'; '.join(r.reasons)}" for r in failed]
     totals = ", ".join(f"{counts[v]} {v}" for v in Verdict)
     say(answer, as_json, "\n".join([*lines, f"{out}: {totals}"]))
     raise typer.Exit(3 if failed else 0)
+
+
+def lacks_dicom(result: "Result") -> bool:
+    """Whether a DICOM study is without the objects that should have been derived from it."""
+    return "dicom_report" not in result.files and all(
+        name.lower().endswith((".dcm", ".dicom")) for name in result.sources
+    )

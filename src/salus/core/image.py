@@ -12,11 +12,19 @@ Unit = Literal["mm", "px"]
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Where an image came from: its files, their SHA-256 (of all files' bytes, in order), DICOM UIDs if any."""
+    """Where an image came from.
+
+    Attributes:
+        files: in the order of its slices, where each has its own.
+        sha256: of all files' bytes.
+        uids: of DICOM instances, in the order of the files.
+        frames: for each slice the frame of a multi-frame file it was, from 0; empty for other files.
+    """
 
     files: tuple[Path, ...] = ()
     sha256: str = ""
     uids: tuple[str, ...] = ()
+    frames: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

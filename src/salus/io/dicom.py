@@ -264,7 +264,7 @@ def _frames(path: Path, file: Any, count: int) -> Image:
         unit="mm" if bottom else "px",
         modality=str(file.get("Modality", "")),
         depth=depths.pop() if len(depths) == 1 else 0,
-        origin=Origin(files=(path,), uids=(str(file.get("SOPInstanceUID", "")),)),
+        origin=Origin(files=(path,), uids=(str(file.get("SOPInstanceUID", "")),), frames=tuple(order)),
     )
 
 

@@ -1,0 +1,357 @@
+"""A result as DICOM objects that a PACS can keep beside the study they are of.
+
+    map.dcm       Parametric Map: the anomaly map, float32, of slices with a place in the patient
+    regions.dcm   Segmentation: where the map exceeds the calibrated pixel threshold, if anywhere
+    report.dcm    Structured Report, TID 1500: verdict, score, p-value, extent of the regions, model and its hash
+    overlay.dcm   Secondary Capture: overlay.png
+
+Each refers to the instances it was made of, carries their patient and study, and says that it is for research use. The
+same result of the same model has the same UIDs. A radiograph has no Parametric Map: the standard's macro for frames
+wants a place in the patient, which a projection has not; its float map is the .tif beside these files.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Picture
+
+from salus.core import Image, Result, Source, Verdict
+from salus.core.errors import ImageError
+from salus.io.files import write_whole
+
+NOTICE = "Research use only, not for diagnosis"
+SCHEME = "99SALUS"  # codes of our own: the standard has none for these
+SERIES = {"map": 9101, "regions": 9102, "report": 9103, "overlay": 9104}  # numbers, far from a scanner's
+
+
+@dataclass(frozen=True, kw_only=True)
+class Derived:
+    """What objects are made of.
+
+    Attributes:
+        sources: instances, without pixels, in the order of the map's slices; or one multi-frame instance.
+        anomaly: (slices, rows, columns) float32 on their grid.
+        regions: the same shape, where the map exceeds the pixel threshold; None without calibration.
+        overlay: (H, W, 3) uint8.
+        directions: where its rows and its columns run in the patient, such as ("L", "P"); None where unknown.
+        voxel: volume of a voxel, mm3, or area of a radiograph's pixel, mm2; nan where the files do not say.
+        result: of the study.
+        method: what judged, in words.
+    """
+
+    sources: Sequence[Any]
+    anomaly: NDArray[np.float32]
+    regions: NDArray[np.bool_] | None
+    overlay: NDArray[np.uint8]
+    directions: tuple[str, str] | None
+    voxel: float
+    result: Result
+    method: str
+
+
+def is_dicom(images: Sequence[Source]) -> bool:
+    """Whether a study comes from DICOM files, whole ones."""
+    return all(image.path.name.lower().endswith((".dcm", ".dicom")) and image.index is None for image in images)
+
+
+def write_derived(
+    folder: Path, source: Image, anomaly: Image, shown: Image, threshold: float | None, result: Result, method: str
+) -> dict[str, str]:
+    """Write the objects into `folder`/dicom; returns their names relative to `folder` by role.
+
+    Args:
+        folder: of the case; it holds overlay.png.
+        source: as read from DICOM; its origin names the files in the order of its slices.
+        anomaly: on the grid of `source`, NaN in slices that were not judged: they have no frame.
+        shown: the slices of the overlay, for their place in the patient.
+        threshold: value that healthy pixels rarely exceed; None without calibration.
+
+    Raises:
+        ImageError: the source files lack what these objects must carry.
+        StorageError: disk full.
+    """
+    derived = gathered(folder, source, anomaly, shown, threshold, result, method)
+    try:
+        objects = {"overlay": overlay(derived)}
+        if source.unit == "mm":
+            objects["map"] = parametric_map(derived)
+        if derived.regions is not None and derived.regions.any():
+            objects["regions"] = segmentation(derived, derived.regions)
+        objects["report"] = report(derived, objects.get("regions"))
+    except (AttributeError, ValueError, TypeError, KeyError) as error:
+        raise ImageError(f"{source.origin.files[0]}: no DICOM can be derived from it: {error}.") from error
+    (folder / "dicom").mkdir(exist_ok=True)
+    files = {}
+    for role, made in objects.items():
+        buffer = io.BytesIO()
+        made.save_as(buffer, enforce_file_format=True)
+        files[f"dicom_{role}"] = f"dicom/{role}.dcm"
+        write_whole(folder / files[f"dicom_{role}"], buffer.getvalue())
+    return files
+
+
+def gathered(
+    folder: Path, source: Image, anomaly: Image, shown: Image, threshold: float | None, result: Result, method: str
+) -> Derived:
+    """What the objects are made of, of the judged slices alone."""
+    import pydicom
+
+    headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in source.origin.files]
+    maps = anomaly.array.reshape(*anomaly.array.shape[:2], -1)
+    judged = ~np.isnan(maps).all((0, 1))
+    order = np.flatnonzero(judged)
+    if source.origin.frames:  # all frames, in the order of the file
+        order = np.argsort(source.origin.frames)
+    elif len(headers) > 1:
+        headers = [headers[index] for index in order]
+    for header in headers:
+        for keyword in ("AccessionNumber", "StudyID", "StudyDate", "StudyTime", "PatientName", "PatientBirthDate"):
+            if keyword not in header:  # of type 2: there, and empty where unknown
+                setattr(header, keyword, "")
+    frames = np.ascontiguousarray(np.moveaxis(np.nan_to_num(maps[..., order]), -1, 0))
+    sides = source.spacing if source.unit == "mm" else [float(mm) for mm in pixel_spacing(headers[0])]
+    with Picture.open(folder / "overlay.png") as picture:
+        seen = np.asarray(picture.convert("RGB"))
+    return Derived(
+        sources=headers,
+        anomaly=frames,
+        regions=None if threshold is None else frames > threshold,
+        overlay=seen,
+        directions=directions(shown) if shown.unit == "mm" else told(headers[0]),
+        voxel=float(np.prod(sides)),
+        result=result,
+        method=method,
+    )
+
+
+def directions(shown: Image) -> tuple[str, str]:
+    """Where rows and columns of a picture in mm run, in DICOM's letters."""
+    letters = {"S": "H", "I": "F"}
+    down, right, _ = nibabel.aff2axcodes(shown.affine)  # type: ignore[no-untyped-call]
+    return letters.get(right, right), letters.get(down, down)
+
+
+def told(header: Any) -> tuple[str, str] | None:
+    """What a radiograph says of the directions of its rows and columns."""
+    words = tuple(header.get("PatientOrientation") or ())
+    return (str(words[0]), str(words[1])) if len(words) == 2 else None
+
+
+def pixel_spacing(header: Any) -> Sequence[float]:
+    """Rows' and columns' spacing of a radiograph, mm; nan where the file does not say."""
+    return header.get("PixelSpacing") or header.get("ImagerPixelSpacing") or (np.nan, np.nan)
+
+
+def identity(derived: Derived, role: str) -> dict[str, Any]:
+    """What all objects carry: UIDs that follow from model and source, numbers, the maker."""
+    return {
+        "series_instance_uid": uid(derived, role, "series"),
+        "series_number": SERIES[role],
+        "sop_instance_uid": uid(derived, role, "instance"),
+        "instance_number": 1,
+        "manufacturer": "Salus",
+    }
+
+
+def uid(derived: Derived, *words: str) -> str:
+    """The same for the same model, source files and words."""
+    from pydicom.uid import generate_uid
+
+    return str(generate_uid(entropy_srcs=[derived.result.model, *sorted(derived.result.sources.values()), *words]))
+
+
+def maker(derived: Derived) -> dict[str, Any]:
+    """Model and version, for objects that ask for them."""
+    return {
+        "manufacturer_model_name": derived.method[:64],
+        "software_versions": derived.result.versions.get("salus", "unknown"),
+        "device_serial_number": derived.result.model[:64],
+    }
+
+
+def marked(made: Any, what: str) -> Any:
+    """With what people read in a list of series."""
+    made.SeriesDescription = f"Salus {what}. {NOTICE}"
+    made.ImageComments = NOTICE
+    if made.Modality != "SEG" and "ImageLaterality" not in made:
+        made.Laterality = made.get("Laterality", "")  # asked for in images of what may be one of a pair
+    return made
+
+
+def parametric_map(derived: Derived) -> Any:
+    """The anomaly map, a frame a judged slice."""
+    import highdicom as hd
+    from pydicom.sr.codedict import codes
+
+    highest = float(derived.anomaly.max())
+    meaning = hd.pm.RealWorldValueMapping(
+        lut_label="anomaly",
+        lut_explanation="Difference from healthy images, higher is more abnormal",
+        unit=codes.UCUM.NoUnits,
+        value_range=(0.0, max(highest, 1e-6)),
+        slope=1.0,
+        intercept=0.0,
+        quantity_definition=coded("anomaly-map", "Difference from healthy images"),
+    )
+    made = hd.pm.ParametricMap(
+        source_images=derived.sources,
+        pixel_array=derived.anomaly,
+        contains_recognizable_visual_features=False,
+        real_world_value_mappings=[meaning],
+        voi_lut_transformations=[
+            hd.VOILUTTransformation(
+                window_center=highest / 2,
+                window_width=max(highest, 1e-6),
+                voi_lut_function=hd.VOILUTFunctionValues.LINEAR_EXACT,
+            )
+        ],
+        content_label="ANOMALY_MAP",
+        content_description=NOTICE,
+        **identity(derived, "map"),
+        **maker(derived),
+    )
+    return marked(made, "anomaly map")
+
+
+def segmentation(derived: Derived, regions: NDArray[np.bool_]) -> Any:
+    """`regions`, above the pixel threshold somewhere, as one segment."""
+    import highdicom as hd
+    from pydicom.sr.codedict import codes
+
+    algorithm = hd.AlgorithmIdentificationSequence(
+        name=derived.method[:64],
+        family=codes.DCM.ArtificialIntelligence,
+        version=derived.result.model[:64],
+        source="Salus",
+    )
+    segment = hd.seg.SegmentDescription(
+        segment_number=1,
+        segment_label="unlike healthy",
+        segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
+        segmented_property_type=coded("unlike-healthy", "Region unlike healthy images"),
+        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=algorithm,
+    )
+    made = hd.seg.Segmentation(
+        source_images=derived.sources,
+        pixel_array=regions.astype(np.uint8),
+        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=[segment],
+        content_label="UNLIKE_HEALTHY",
+        content_description=NOTICE,
+        **identity(derived, "regions"),
+        **maker(derived),
+    )
+    if "ImagePositionPatient" not in derived.sources[0]:
+        made.PatientOrientation = derived.sources[0].get("PatientOrientation", "")
+    return marked(made, "regions")
+
+
+def report(derived: Derived, regions: Any | None) -> Any:
+    """Verdict and numbers as TID 1500; `regions` is the Segmentation they refer to, if there is one."""
+    import highdicom as hd
+    from highdicom.sr import (
+        AlgorithmIdentification,
+        Measurement,
+        MeasurementReport,
+        MeasurementsAndQualitativeEvaluations,
+        QualitativeEvaluation,
+        SourceImageForMeasurementGroup,
+        TrackingIdentifier,
+    )
+    from pydicom.sr.codedict import codes
+
+    result = derived.result
+    measured = [
+        Measurement(
+            name=coded("anomaly-score", "Anomaly score"), value=float(result.score or 0), unit=codes.UCUM.NoUnits
+        )
+    ]
+    if result.p_value is not None:
+        probability = hd.sr.CodedConcept("C44185", "NCIt", "P-Value")
+        measured.append(Measurement(name=probability, value=result.p_value, unit=codes.UCUM.NoUnits))
+    if derived.regions is not None and np.isfinite(derived.voxel):
+        in_space = all("ImagePositionPatient" in source for source in derived.sources)
+        name, unit = (
+            (codes.SCT.Volume, codes.UCUM.CubicMillimeter)
+            if in_space
+            else (codes.SCT.Area, codes.UCUM.SquareMillimeter)
+        )
+        measured.append(Measurement(name=name, value=float(derived.regions.sum() * derived.voxel), unit=unit))
+    group = MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=TrackingIdentifier(uid=uid(derived, "study as a whole"), identifier="study as a whole"),
+        algorithm_id=AlgorithmIdentification(
+            name=derived.method[:64],
+            version=result.model[:64],
+            family=codes.DCM.ArtificialIntelligence,
+            manufacturer="Salus",
+            parameters=[NOTICE, f"threshold of the score: {result.threshold}"],
+        ),
+        measurements=measured,
+        qualitative_evaluations=[
+            QualitativeEvaluation(
+                name=coded("verdict", "Verdict"), value=coded(result.verdict.lower(), WORDS[result.verdict])
+            )
+        ],
+        source_images=[SourceImageForMeasurementGroup.from_source_image(source) for source in derived.sources],
+    )
+    device = hd.sr.ObserverContext(
+        observer_type=codes.DCM.Device,
+        observer_identifying_attributes=hd.sr.DeviceObserverIdentifyingAttributes(
+            uid=uid(derived, "device"),
+            manufacturer_name="Salus",
+            model_name=derived.method[:64],
+        ),
+    )
+    content = MeasurementReport(
+        observation_context=hd.sr.ObservationContext(observer_device_context=device),
+        procedure_reported=coded("anomaly-search", "Search for what is unlike healthy images"),
+        imaging_measurements=[group],
+        title=codes.DCM.ImagingMeasurementReport,
+    )
+    evidence = [*derived.sources, *([regions] if regions is not None else [])]
+    made = hd.sr.ComprehensiveSR(
+        evidence=evidence, content=content, is_complete=True, is_final=False, **identity(derived, "report")
+    )
+    made.SeriesDescription = f"Salus report. {NOTICE}"
+    return made
+
+
+WORDS = {
+    Verdict.NORMAL: "Not flagged at the calibrated threshold",
+    Verdict.ABNORMAL: "Flagged: unlike healthy images",
+    Verdict.CANNOT_JUDGE: "Not judged: no calibrated threshold",
+}
+
+
+def overlay(derived: Derived) -> Any:
+    """overlay.png as a Secondary Capture."""
+    import highdicom as hd
+
+    made = hd.sc.SCImage.from_ref_dataset(
+        ref_dataset=derived.sources[0],
+        pixel_array=derived.overlay,
+        photometric_interpretation=hd.PhotometricInterpretationValues.RGB,
+        bits_allocated=8,
+        coordinate_system=hd.CoordinateSystemNames.PATIENT,
+        patient_orientation=derived.directions or ("L", "F"),
+        **identity(derived, "overlay"),
+    )
+    if not derived.directions:
+        del made.PatientOrientation
+        made.add_new("PatientOrientation", "CS", None)
+    made.BurnedInAnnotation = "NO"
+    return marked(made, "overlay")
+
+
+def coded(value: str, meaning: str) -> Any:
+    """A code of our own scheme."""
+    import highdicom as hd
+
+    return hd.sr.CodedConcept(value[:16], SCHEME, meaning)

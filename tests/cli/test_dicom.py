@@ -1,0 +1,196 @@
+"""DICOM in, DICOM out: what a hospital does with a model."""
+
+import shutil
+import subprocess
+
+import highdicom as hd
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+
+from salus.core import Verdict
+from salus.datasets import open_dataset
+from salus.io import read_image, read_study
+from salus.io.results import read_results
+from tests.conftest import discs
+from tests.dicom import dicom, radiograph, saved, series
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*urllib3.*")
+SLICES = 3
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """Learned from 60 thin volumes of discs in mm, calibrated for one false alarm in five."""
+    from salus.model import calibrate
+    from salus.training import train
+
+    root = tmp_path_factory.mktemp("healthy")
+    for index, picture in enumerate(discs(60)):
+        volume = np.repeat(picture[0][..., None], SLICES, axis=2)
+        nibabel.Nifti1Image(volume, np.diag([-1.0, -1.0, 2.5, 1.0])).to_filename(root / f"{index:02}.nii.gz")
+    settings = {"prepare.slices": "all"}
+    folder = train("ae", root, root.parent / "model", preset="tiny", epochs=3, settings=settings).folder
+    more = tmp_path_factory.mktemp("more")
+    for index, picture in enumerate(discs(24, seed=5)):
+        volume = np.repeat(picture[0][..., None], SLICES, axis=2)
+        nibabel.Nifti1Image(volume, np.diag([-1.0, -1.0, 2.5, 1.0])).to_filename(more / f"{index:02}.nii.gz")
+    calibrate(folder, more, false_alarms=0.2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def screened(model, tmp_path_factory):
+    """Two CT series, one with a hole in all its slices, one oblique; and an MR slice."""
+    from salus.screening import screen
+
+    root = tmp_path_factory.mktemp("studies")
+    for name, picture, step in (("well", discs(1, seed=7), [0, 0, 2.5]), ("ill", discs(1, hole=True), [0.3, 0, 2.5])):
+        volume = np.repeat(np.round(900 * picture[0, 0]).astype(np.int16)[..., None], SLICES, axis=2)
+        series(root / name, volume, step, RescaleIntercept=-100, RescaleSlope=1, PixelSpacing=[1.0, 1.0])
+    pixels = np.round(900 * discs(1, seed=8)[0, 0]).astype(np.uint16)
+    saved(root / "slice.dcm", dicom(pixels, SOPClassUID=pydicom.uid.MRImageStorage, Modality="MR"))
+    out = tmp_path_factory.mktemp("results")
+    screen([root], model=model, out=out, dicom=True)
+    return root, out
+
+
+def of(screened, name):
+    root, out = screened
+    case = next(case for case in open_dataset("folder", root) if case.case_id == name)
+    return read_study(case.images), out / name, next(r for f, r in read_results(out) if f == out / name)
+
+
+def test_a_series_has_four_objects_and_a_slice_too(screened):
+    for name in ("well", "ill", "slice"):
+        _, folder, result = of(screened, name)
+        roles = {role.removeprefix("dicom_") for role in result.files if role.startswith("dicom_")}
+        assert {"map", "report", "overlay"} <= roles
+        assert all((folder / path).is_file() for path in result.files.values())
+    assert "dicom_regions" in of(screened, "ill")[2].files
+
+
+def test_the_map_lies_where_the_source_lies(screened):
+    for name in ("well", "ill", "slice"):
+        source, folder, _ = of(screened, name)
+        written = read_image(folder / "dicom/map.dcm")
+        np.testing.assert_allclose(written.affine[:3, :2], source.affine[:3, :2], atol=1e-4)
+        np.testing.assert_allclose(written.affine[:3, 3], source.affine[:3, 3], atol=1e-4)
+        nifti = read_image(folder / "map.nii.gz")
+        np.testing.assert_allclose(written.array.reshape(nifti.array.shape), nifti.array, rtol=1e-6)
+
+
+def test_the_objects_refer_to_their_source_and_carry_its_patient(screened):
+    source, folder, _ = of(screened, "ill")
+    for role in ("map", "regions", "overlay", "report"):
+        made = pydicom.dcmread(folder / f"dicom/{role}.dcm")
+        assert (made.PatientID, made.StudyInstanceUID) == ("4711", "1.2.3")
+        assert "Research use only" in made.SeriesDescription
+    for role in ("map", "regions"):
+        made = pydicom.dcmread(folder / f"dicom/{role}.dcm")
+        referred = {uid for seq in made.ReferencedSeriesSequence for uid in uids(seq.ReferencedInstanceSequence)}
+        assert referred <= set(source.origin.uids)
+    assert pydicom.dcmread(folder / "dicom/map.dcm").ContentQualification == "RESEARCH"
+
+
+def uids(sequence):
+    return [item.ReferencedSOPInstanceUID for item in sequence]
+
+
+def test_the_regions_are_what_exceeds_the_threshold(screened, model):
+    import json
+
+    source, folder, _ = of(screened, "ill")
+    threshold = json.loads((model / "model.json").read_text())["calibration"]["pixel_threshold"]
+    above = read_image(folder / "map.nii.gz").array > threshold
+    regions = hd.seg.segread(folder / "dicom/regions.dcm")
+    found = regions.get_pixels_by_source_instance(list(source.origin.uids), combine_segments=True)
+    np.testing.assert_array_equal(np.moveaxis(found, 0, -1) > 0, above)
+
+
+def test_the_report_says_what_result_json_says(screened, model):
+    _, folder, result = of(screened, "ill")
+    report = hd.sr.srread(folder / "dicom/report.dcm")
+    (group,) = report.content.get_image_measurement_groups()
+    values = {m.name.meaning: m.value for m in group.get_measurements()}
+    assert values["Anomaly score"] == pytest.approx(result.score, rel=1e-5)
+    assert values["P-Value"] == pytest.approx(result.p_value, rel=1e-5)
+    regions = hd.seg.segread(folder / "dicom/regions.dcm")
+    voxels = int(regions.pixel_array.sum())
+    assert values["Volume"] == pytest.approx(voxels * 2.5 * 1.0, rel=0.01)
+    verdict = next(e for e in group.get_qualitative_evaluations() if e.name.meaning == "Verdict")
+    assert verdict.value.meaning.startswith("Flagged" if result.verdict == Verdict.ABNORMAL else "Not flagged")
+    assert result.model[:64] in str(pydicom.dcmread(folder / "dicom/report.dcm").to_json())
+
+
+def test_a_radiograph_has_no_parametric_map(tmp_path, salus):
+    from salus.training import train
+
+    for index, picture in enumerate(discs(60)):
+        pixels = np.round(1000 * picture[0]).astype(np.uint16)
+        saved(tmp_path / f"healthy/{index}.dcm", radiograph(pixels, BitsStored=10, HighBit=9, PatientID=str(index)))
+    folder = train("ae", tmp_path / "healthy", tmp_path / "m", preset="tiny", epochs=1).folder
+    pixels = np.round(1000 * discs(1, hole=True)[0, 0]).astype(np.uint16)
+    saved(tmp_path / "new/a.dcm", radiograph(pixels, PatientOrientation=["L", "F"], ImagerPixelSpacing=[0.2, 0.2]))
+    code, out, err = salus("screen", tmp_path / "new", "--model", folder, "--out", tmp_path / "r", "--dicom")
+    assert code == 0, out + err
+    made = {path.name for path in (tmp_path / "r/a/dicom").iterdir()}
+    assert {"overlay.dcm", "report.dcm"} <= made <= {"overlay.dcm", "report.dcm", "regions.dcm"}
+    assert (tmp_path / "r/a/map.tif").is_file()
+    assert list(pydicom.dcmread(tmp_path / "r/a/dicom/overlay.dcm").PatientOrientation) == ["L", "F"]
+
+
+def test_objects_asked_for_later_are_made_later_and_again_the_same(model, screened, tmp_path, salus):
+    root, out = screened
+    arguments = ("screen", root / "ill", "--model", model, "--out", tmp_path)
+    assert salus(*arguments)[0] == 0
+    assert not list(tmp_path.rglob("dicom"))
+    assert salus(*arguments, "--dicom")[0] == 0
+    (again,) = tmp_path.rglob("report.dcm")
+    assert pydicom.dcmread(again).SOPInstanceUID == pydicom.dcmread(out / "ill/dicom/report.dcm").SOPInstanceUID
+
+
+def test_nothing_of_the_patient_is_told_outside_the_dicom_files(screened):
+    _, out = screened
+    for path in out.rglob("*"):
+        assert "4711" not in str(path.relative_to(out))
+        if path.is_file() and path.suffix in (".json", ".csv"):
+            text = path.read_text()
+            assert not any(word in text for word in ("Doe", "4711", "19500101"))
+
+
+@pytest.fixture(scope="module")
+def dciodvfy():
+    """dicom3tools' validator; `.ci/run` installs it."""
+    import os
+
+    if not (found := shutil.which("dciodvfy")):
+        if os.environ.get("SALUS_REQUIRE_SHARED") == "1":
+            pytest.fail("dciodvfy is not installed: apt-get install dicom3tools")
+        pytest.skip("dciodvfy (Debian's dicom3tools) is not installed")
+    return found
+
+
+def errors(dciodvfy, folder):
+    """Lines that the validator calls errors, of all DICOM files under a folder."""
+    found = []
+    for path in sorted(folder.rglob("dicom/*.dcm")):
+        told = subprocess.run([dciodvfy, "-new", path], capture_output=True, text=True, check=False)
+        found += [
+            f"{path.parent.parent.name}/{path.name}: {line}" for line in told.stderr.splitlines() if "Error" in line
+        ]
+    return found
+
+
+def test_a_validator_finds_no_error(screened, dciodvfy):
+    assert errors(dciodvfy, screened[1]) == []
+
+
+def test_real_ct_and_mr_files_give_valid_objects(shared_data, model, tmp_path, salus, dciodvfy):
+    files = shared_data / "formats/dicom"
+    mr = sorted(files.glob("MR_small*.dcm"))
+    code, out, err = salus("screen", files / "ct_series", *mr, "--model", model, "--out", tmp_path, "--dicom")
+    assert code == 0, out + err
+    assert len(list(tmp_path.rglob("map.dcm"))) == 2 + len(mr)
+    assert errors(dciodvfy, tmp_path) == []
