@@ -16,11 +16,18 @@ def datasets(
         str | None, typer.Argument(help="One of them, to see its layout, licence, counts and traps.")
     ] = None,
     path: Annotated[Path | None, typer.Argument(help="A copy of it, to see what is there and what is not.")] = None,
+    dataset: Annotated[str, typer.Option(help="With `check`: how PATH is laid out.")] = "folder",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
-    """List the data sets that can be read, show one's page, or what a copy of it holds.
+    """List the data sets that can be read, show one's page or what a copy of it holds, or check a copy for leaks.
+
+    salus datasets
+
+    salus datasets grazpedwri
 
     salus datasets grazpedwri downloads/grazpedwri
+
+    salus datasets check downloads/grazpedwri --dataset grazpedwri
     """
     from salus.core.errors import ConfigError, did_you_mean
     from salus.datasets import DATASETS, open_dataset
@@ -28,6 +35,11 @@ def datasets(
     if name is None:
         titles = {key: page_of("datasets", key).partition("\n")[0].removeprefix("# ") for key in sorted(DATASETS)}
         say(titles, as_json, "\n".join(f"{key:16} {title}" for key, title in titles.items()))
+        return
+    if name == "check":
+        if path is None:
+            raise ConfigError("salus datasets check takes the folder to check: salus datasets check PATH.")
+        check(path, dataset, as_json)
         return
     if name not in DATASETS:
         raise ConfigError(f"There is no data set '{name}'.{did_you_mean(name, DATASETS)}")
@@ -63,3 +75,27 @@ def told(counts: dict[str, Any]) -> list[str]:
         lines.append("left out:")
         lines += [f"  {n:7,}  {why}, such as {counts['examples'][why]}" for why, n in counts["left_out"].items()]
     return lines + [f"note: {note}" for note in counts["notes"]]
+
+
+def check(path: Path, dataset: str, as_json: bool) -> None:
+    """Leaks and giveaways of a copy; exit code 3 where there are any."""
+    from dataclasses import asdict
+
+    from salus.benchmark.leaks import check as run
+    from salus.cli.common import bar
+
+    with bar("images") as (progress, task):
+        found = run(path, dataset, lambda done, total: progress.update(task, total=total, completed=done))
+    lines = [*found.patients]
+    for first, second, alike in found.duplicates:
+        lines.append(f"nearly the same picture in two splits (correlation {alike:.4f}): {first} and {second}")
+    lines += [f"{name} was not checked: {reason}" for name, reason in found.unread]
+    if found.giveaways:
+        lines.append("AUROC of what is no anatomy, abnormal against healthy (below 0.5: abnormal is lower):")
+        for giveaway in found.giveaways:
+            low, high = giveaway.ci95
+            sign = "!" if giveaway.telling else " "
+            lines.append(f" {sign} {giveaway.auroc:.3f} ({low:.3f} to {high:.3f})  {giveaway.name}")
+    lines.append("nothing found" if found.clean else "to be explained: what is listed above the table or marked with !")
+    say({**asdict(found), "clean": found.clean}, as_json, "\n".join(lines))
+    raise typer.Exit(0 if found.clean else 3)

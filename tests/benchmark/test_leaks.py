@@ -1,0 +1,121 @@
+import numpy as np
+import pytest
+from PIL import Image as Picture
+
+from salus.benchmark.leaks import check, difference_hashes
+from tests.conftest import discs
+from tests.datasets.layouts import png
+
+
+@pytest.fixture
+def root(tmp_path):
+    """40 discs to learn from, 20 healthy and 20 abnormal to test with; nothing but the hole tells them apart."""
+    for place, pictures in (
+        ("train/good", discs(40)),
+        ("test/good", discs(20, seed=1)),
+        ("test/hole", discs(20, hole=True, seed=2)),
+    ):
+        for index, picture in enumerate(pictures):
+            png(tmp_path / place / f"{index * 37 % 100:03}.png", picture[0])
+    return tmp_path
+
+
+def repaint(path, change):
+    picture = np.asarray(Picture.open(path))
+    Picture.fromarray(change(picture)).save(path)
+
+
+def names(found):
+    return {giveaway.name for giveaway in found.giveaways if giveaway.telling}
+
+
+def test_a_clean_set_is_clean(root):
+    found = check(root)
+    assert found.duplicates == ()
+    assert not names(found) - {"brightness: mean of the stored values", "brightness: mean, scaled"}  # a hole is dark
+    assert found.unread == ()
+
+
+def test_a_copy_in_another_split_is_found_whatever_its_brightness(root):
+    copy = np.asarray(Picture.open(root / "train/good/037.png")).astype(float)
+    Picture.fromarray(np.round(0.8 * copy + 10).astype(np.uint8)).save(root / "test/good/copy.png")
+    (pair,) = check(root).duplicates
+    assert pair[:2] == ("test/good/copy", "train/good/037")
+    assert pair[2] > 0.999
+
+
+def test_a_copy_in_the_same_split_is_none(root):
+    picture = (root / "test/good/037.png").read_bytes()
+    (root / "test/hole/zz.png").write_bytes(picture)
+    assert check(root).duplicates == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (lambda picture: np.pad(picture, ((0, 0), (0, 3))), "size: pixels"),
+        (
+            lambda picture: np.maximum(picture, np.uint8(40) * (np.indices(picture.shape)[0] == 0)),
+            "border: mean, scaled",
+        ),
+        (lambda picture: picture // 2, "brightness: mean of the stored values"),
+    ],
+)
+def test_a_class_that_is_told_by_size_border_or_brightness(root, change, name):
+    for path in (root / "test/hole").glob("*.png"):
+        repaint(path, change)
+    found = check(root)
+    assert name in names(found)
+    assert next(g.auroc for g in found.giveaways if g.name == name) in (pytest.approx(1.0), pytest.approx(0.0))
+
+
+def test_a_class_that_is_told_by_its_names(root):
+    for path in list((root / "test/hole").glob("*.png")):
+        path.rename(path.with_name(f"1{path.name}"))
+    assert {"name: length", "name: last number"} <= names(check(root))
+
+
+def test_a_patient_in_two_splits_is_found(root):
+    (root / "metadata.csv").write_text("file,patient_id\ntrain/good/037.png,p\ntest/good/037.png,p\n")
+    found = check(root)
+    assert "patient 'p' is in two splits" in found.patients[0]
+    assert not found.clean
+
+
+def test_what_cannot_be_read_is_told(root):
+    (root / "test/good/broken.png").write_text("no picture")
+    assert [name for name, _ in check(root).unread] == ["broken.png"]
+
+
+def test_hashes_by_hand():
+    ramp = np.tile(np.linspace(0, 1, 32, dtype=np.float32), (32, 1))
+    hashes = difference_hashes(np.stack([ramp, ramp, ramp.T]))
+    assert hashes.shape == (3, 8)
+    assert (hashes[0] == hashes[1]).all()
+    # Right: all but the first column brighter than their left neighbour, 240 of 256; below: nothing.
+    assert np.bitwise_count(hashes[0]).sum() == 240
+    assert np.bitwise_count(hashes[0] ^ hashes[2]).sum() == 480
+
+
+def test_the_command_tells_and_exits_with_3(root, salus):
+    (root / "test/good/copy.png").write_bytes((root / "train/good/037.png").read_bytes())
+    code, out, _ = salus("datasets", "check", root)
+    assert code == 3
+    assert "nearly the same picture in two splits (correlation 1.0000): test/good/copy and train/good/037" in out
+    code, _, err = salus("datasets", "check")
+    assert code == 2
+    assert "takes the folder" in err
+
+
+def test_the_chest_radiographs_are_told_by_their_borders(shared_data):
+    """What SOURCE.md warns of, measured: positioning and exposure differ between the classes."""
+    found = check(shared_data / "chest_xray_pneumonia")
+    assert {"border: mean, scaled", "size: bytes of the file"} <= names(found)
+
+
+def test_people_with_two_ids_are_found_among_the_hemispheres(shared_data):
+    pairs = {
+        frozenset(name.split("/")[-1] for name in pair[:2])
+        for pair in check(shared_data / "brain_flair_stroke_hemi").duplicates
+    }
+    assert frozenset({"sub-0963_axial_left", "sub-0967_axial_left"}) in pairs
