@@ -32,7 +32,7 @@ def test_every_setting_of_every_detector_is_on_its_page(name):
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_every_data_set_has_a_page_with_what_one_asks_of_it(name):
-    page = (ROOT / "docs" / "datasets" / f"{name}.md").read_text()
+    page = (ROOT / "docs" / "datasets" / f"{name.replace('-', '_')}.md").read_text()
     assert page.startswith("# ")
     if name not in ("folder", "phantom"):
         for heading in ("## Get it", "## Layout", "## Labels and splits", "## Traps"):

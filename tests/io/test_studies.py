@@ -1,4 +1,5 @@
 import hashlib
+import os
 
 import h5py
 import nibabel
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from salus import io
 from salus.core import Image, Source
 from salus.core.errors import ImageError
 from salus.io import read_image, read_study, study_sha256, write_image
@@ -72,6 +74,17 @@ def test_a_slice_of_a_volume_knows_its_place(tmp_path):
     np.testing.assert_array_equal(image.array, array[..., 2])
     assert image.unit == "mm"
     np.testing.assert_allclose(image.affine @ [1, 3, 0, 1], affine @ [1, 3, 2, 1], rtol=1e-6)
+
+
+def test_slices_of_a_volume_are_unpacked_once_and_of_a_changed_file_anew(tmp_path, monkeypatch):
+    path, reads = tmp_path / "v.nii.gz", []
+    monkeypatch.setattr(io, "read_image", lambda path: reads.append(path) or read_image(path))
+    for value in (1, 2):
+        nibabel.Nifti1Image(np.full((6, 7, 4), value, dtype=np.float32), np.eye(4)).to_filename(path)
+        os.utime(path, ns=(value, value))
+        slices = [read_study([Source(path=path, index=index)]).array for index in range(4)]
+        assert all((picture == value).all() for picture in slices)
+    assert len(reads) == 2
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])

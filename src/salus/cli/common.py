@@ -46,10 +46,11 @@ def say(answer: Mapping[str, Any], as_json: bool, text: str) -> None:
 
 
 def page_of(kind: str, name: str) -> str:
-    """A page of docs/`kind`; an installed wheel has them as salus/pages, a checkout where they are written."""
+    """The page of docs/`kind` called like `name`, with _ for -; in an installed wheel they lie in salus/pages."""
     from importlib.resources import files
     from pathlib import Path
 
-    shipped = files("salus") / "pages" / kind / f"{name}.md"
-    written = Path(__file__).parents[3] / "docs" / kind / f"{name}.md"
+    file = f"{name.replace('-', '_')}.md"
+    shipped = files("salus") / "pages" / kind / file
+    written = Path(__file__).parents[3] / "docs" / kind / file
     return (shipped if shipped.is_file() else written).read_text()

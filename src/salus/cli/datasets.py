@@ -34,7 +34,7 @@ def datasets(
 
     if name is None:
         titles = {key: page_of("datasets", key).partition("\n")[0].removeprefix("# ") for key in sorted(DATASETS)}
-        say(titles, as_json, "\n".join(f"{key:16} {title}" for key, title in titles.items()))
+        say(titles, as_json, "\n".join(f"{key:18} {title}" for key, title in titles.items()))
         return
     if name == "check":
         if path is None:

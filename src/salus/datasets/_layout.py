@@ -3,6 +3,7 @@
 import csv
 import gzip
 import io
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -49,17 +50,18 @@ def by_stem(root: Path, *suffixes: str) -> dict[str, Path]:
 
 
 def table(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
-    """Rows of a comma-separated table, UTF-8 with or without byte-order mark, gzipped where it ends in .gz.
+    """Rows of a table, UTF-8 with or without byte-order mark; tabs part cells in a .tsv, else commas; .gz is unpacked.
 
     Cells are stripped; a short row has empty cells at its end.
 
     Raises:
         LayoutError: it cannot be read, or lacks one of `columns`; the nearest name there is told.
     """
+    tabs = ".tsv" in path.suffixes
     try:
         content = path.read_bytes()
         text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
-        reader = csv.DictReader(io.StringIO(text, newline=""))
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if tabs else ",")
         there = reader.fieldnames or []
         if lacking := [name for name in columns if name not in there]:
             raise LayoutError(
@@ -68,8 +70,22 @@ def table(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
             )
         for row in reader:
             yield {str(name): (cell or "").strip() for name, cell in row.items() if name is not None}
-    except (UnicodeDecodeError, csv.Error, OSError, EOFError) as error:
-        raise LayoutError(f"{path} cannot be read as a comma-separated table in UTF-8: {error}.") from error
+    except (UnicodeDecodeError, csv.Error, OSError, EOFError, zlib.error) as error:
+        kind = "tab" if tabs else "comma"
+        raise LayoutError(f"{path} cannot be read as a {kind}-separated table in UTF-8: {error}.") from error
+
+
+def numbers(path: Path, row: Mapping[str, str], *columns: str) -> tuple[float, ...]:
+    """Cells of a row of the table at `path` as numbers.
+
+    Raises:
+        LayoutError: one is none; the message tells them all.
+    """
+    try:
+        return tuple(float(row[name]) for name in columns)
+    except ValueError as error:
+        cells = ", ".join(f"{name} '{row[name]}'" for name in columns)
+        raise LayoutError(f"{path}: {cells} of '{next(iter(row.values()))}' are not all numbers.") from error
 
 
 def differences(found: Mapping[str, int], published: Mapping[str, int]) -> list[str]:

@@ -1,7 +1,7 @@
 """Who is learned from, who watches the learning, who sets the threshold: all healthy, split by patient."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from salus.core import Case, Dataset, Label, Split
@@ -56,13 +56,25 @@ def hold_out(name: str, cases: Sequence[Case], share: float) -> list[Case]:
     labels: dict[str, set[Label]] = {}
     for case in cases:
         labels.setdefault(case.patient_id, set()).add(case.label)
-    healthy = sorted(
-        (patient for patient, seen in labels.items() if seen == {Label.NORMAL}),
-        key=lambda patient: hashlib.sha256(f"{name}/{patient}".encode()).digest(),
-    )
+    healthy = by_hash(name, (patient for patient, seen in labels.items() if seen == {Label.NORMAL}))
     tested = {patient for patient, seen in labels.items() if Label.ABNORMAL in seen}
     tested |= set(healthy[: round(share * len(healthy))])
     return [replace(case, split=Split.TEST if case.patient_id in tested else Split.NONE) for case in cases]
+
+
+def by_hash(name: str, patients: Iterable[str]) -> list[str]:
+    """`patients` in the order of the SHA-256 of data set and patient."""
+    return sorted(patients, key=lambda patient: hashlib.sha256(f"{name}/{patient}".encode()).digest())
+
+
+def apart(cases: Sequence[Case]) -> tuple[list[Case], list[tuple[str, str]]]:
+    """`cases` without the training cases of patients who are in the test, and those, with the reason."""
+    tested = {case.patient_id for case in cases if case.split == Split.TEST}
+    both = {case.case_id for case in cases if case.split == Split.TRAIN and case.patient_id in tested}
+    return (
+        [case for case in cases if case.case_id not in both],
+        [(case_id, "a training image of a patient in the test") for case_id in sorted(both)],
+    )
 
 
 def _divisible(dataset: Dataset) -> list[str]:

@@ -3,6 +3,8 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
@@ -26,8 +28,8 @@ def read_study(images: Sequence[Source]) -> Image:
     if len(images) > 1:
         from salus.io.dicom import read_dicom
 
-        volume = read_dicom([image.path for image in images])
-        return replace(volume, origin=replace(volume.origin, sha256=study_sha256(images)))
+        image = read_dicom([image.path for image in images])
+        return replace(image, origin=replace(image.origin, sha256=study_sha256(images)))
     if source.path.name.lower().endswith(CONTAINERS):
         from salus.io.arrays import as_grey, read_slice
 
@@ -38,7 +40,7 @@ def read_study(images: Sequence[Source]) -> Image:
     else:
         from salus.io import read_image
 
-        image = read_image(source.path)
+        image = read_image(source.path) if source.index is None else volume(source.path, modified(source.path))
         if source.index is not None:
             if image.array.ndim != 3 or not 0 <= source.index < image.array.shape[2]:
                 raise ImageError(f"{source.path} of shape {image.array.shape} has no slice {source.index}.")
@@ -72,6 +74,23 @@ def study_sha256(images: Sequence[Source]) -> str:
             digest.update(bytes.fromhex(file_sha256([image.path])))
         digest.update(f"{image.array} {image.index} {image.flipped} {image.inverted}".encode())
     return digest.hexdigest()
+
+
+@lru_cache(maxsize=2)
+def volume(path: Path, modified: tuple[int, int]) -> Image:
+    """The volume in a file; the last two stay, since slices of one are asked for one after the other."""
+    from salus.io import read_image
+
+    return read_image(path)
+
+
+def modified(path: Path) -> tuple[int, int]:
+    """What changes when a file does; zeros of one that is not there, which reading will say."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return 0, 0
+    return stat.st_mtime_ns, stat.st_size
 
 
 def brightest(image: Image) -> np.float32:
