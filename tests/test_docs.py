@@ -59,7 +59,7 @@ def test_no_placeholder_is_left(page):
 
 def test_the_readme_names_every_command():
     readme = (ROOT / "README.md").read_text()
-    for command in ("demo", "train", "screen", "evaluate", "calibrate", "methods", "datasets", "weights"):
+    for command in ("demo", "plan", "train", "screen", "evaluate", "calibrate", "methods", "datasets", "weights"):
         assert f"salus {command}" in readme
 
 

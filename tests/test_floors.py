@@ -14,6 +14,7 @@ FLOOR = {
     "nets": 2.0,
     "scores": 2.1,
     "detectors": 2.2,
+    "planning": 3.0,
     "model": 3.0,
     "training": 3.1,
     "screening": 3.1,

@@ -10,7 +10,7 @@ from nibabel.eulerangles import euler2mat
 from scipy import ndimage
 
 from salus.core import Image
-from salus.preprocess.geometry import crop, pad, pad_to_square, reorient, resample, resize
+from salus.preprocess.geometry import crop, crop_border, pad, pad_to_square, reorient, resample, resize
 
 RNG = np.random.default_rng(0)
 OBLIQUE = from_matvec(euler2mat(0.35, -0.2, 0.5) @ np.diag([0.8, 0.9, 3.1]), [-40, 25, 12.5])
@@ -221,3 +221,25 @@ def test_a_two_dimensional_nifti_comes_home():
     home = resample(resize(pad_to_square(spot(source, (33, 4))), (80, 80)), like=source)
     assert home.array.shape == (40, 28)
     assert brightest(home) == (33, 4)
+
+
+def test_an_empty_border_is_cut_and_the_rest_keeps_its_place():
+    picture = np.pad(np.arange(20, dtype=np.float32).reshape(4, 5) + 10, ((2, 1), (3, 0)))
+    volume = Image(array=np.stack([picture, picture], axis=-1), affine=np.diag([2.0, 3.0, 5.0, 1.0]), unit="mm")
+    cut = crop_border(volume)
+    np.testing.assert_array_equal(cut.array, volume.array[2:6, 3:])
+    np.testing.assert_allclose(cut.affine @ [0, 0, 0, 1], volume.affine @ [2, 3, 0, 1])
+    home = resample(cut, like=volume)
+    np.testing.assert_allclose(home.array, volume.array, atol=1e-5)
+
+
+def test_a_border_in_one_slice_alone_stays():
+    picture = np.pad(np.arange(20, dtype=np.float32).reshape(4, 5), 2)
+    other = np.full_like(picture, 7.0)
+    other[0, 0] = 0
+    volume = Image(array=np.stack([picture, other], axis=-1))
+    assert crop_border(volume).array.shape == (8, 9, 2)
+
+
+def test_nothing_but_border_comes_back_as_it_is():
+    assert crop_border(Image(array=np.zeros((4, 5), np.float32))).array.shape == (4, 5)

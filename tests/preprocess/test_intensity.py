@@ -70,3 +70,11 @@ def test_the_stored_bits_decide_the_scale(depth, largest):
 def test_what_bits_cannot_scale_is_refused(values, depth, found):
     with pytest.raises(ImageError, match=found):
         by_depth(image([values], depth))
+
+
+def test_a_larger_background_does_not_change_the_scale_of_the_foreground():
+    inside = np.random.default_rng(0).uniform(100, 900, (10, 10)).astype(np.float32)
+    small, large = (Image(array=np.pad(inside, width)) for width in (2, 30))
+    a, b = (percentile(image, 0.5, 99.5, foreground=True).array for image in (small, large))
+    np.testing.assert_array_equal(a[2:-2, 2:-2], b[30:-30, 30:-30])
+    assert not np.allclose(percentile(small).array[2:-2, 2:-2], percentile(large).array[30:-30, 30:-30])

@@ -13,6 +13,7 @@ from salus.cli.datasets import datasets
 from salus.cli.demo import demo
 from salus.cli.evaluate import evaluate
 from salus.cli.methods import methods
+from salus.cli.plan import plan
 from salus.cli.screen import screen
 from salus.cli.train import train
 from salus.core.errors import SalusError
@@ -23,7 +24,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, train, screen, evaluate, calibrate, methods, datasets):
+for command in (demo, plan, train, screen, evaluate, calibrate, methods, datasets):
     app.command()(command)
 app.add_typer(weights.app, name="weights")
 

@@ -14,6 +14,7 @@ def train(
     out: Annotated[Path, typer.Option(help="Where the model goes, a folder.")],
     dataset: Annotated[str, typer.Option(help="How DATA is laid out.")] = "folder",
     preset: Annotated[str, typer.Option(help="paper, fast, tiny or another of the method.")] = "fast",
+    plan: Annotated[Path | None, typer.Option(help="A file that `salus plan` wrote; --set wins over it.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="A setting, as latent=32 or recipe.batch=8.")] = None,
     epochs: Annotated[int | None, typer.Option(help="In place of the preset's.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
@@ -27,8 +28,9 @@ def train(
     salus train ra --data healthy/ --out models/ra
     """
     from salus import training
+    from salus.planning import read_plan
 
-    chosen = settings(set_ or [])
+    chosen = {**(read_plan(plan) if plan else {}), **settings(set_ or [])}
     with bar("training") as (progress, task):
 
         def prepared(images: int, total: int) -> None:

@@ -41,6 +41,23 @@ def crop(image: Image, lower: Sequence[int], upper: Sequence[int]) -> Image:
     return replace(image, array=image.array[inside], affine=_moved(image, lower))
 
 
+def crop_border(image: Image, tolerance: float = 0.02) -> Image:
+    """Without the outer rows and columns that hold next to nothing, as a collimator or a frame leaves them.
+
+    A row or column goes while its values, in all slices, differ by at most `tolerance` of the image's range. What is
+    left keeps its place. An image that is nothing but border comes back as it is.
+    """
+    allowed = tolerance * float(np.ptp(image.array))
+    lower, upper = [0] * image.array.ndim, list(image.array.shape)
+    for axis in (0, 1):
+        lines = np.moveaxis(image.array, axis, 0).reshape(image.array.shape[axis], -1)
+        seen = np.flatnonzero(np.ptp(lines, axis=1) > allowed)
+        if not len(seen):
+            return image
+        lower[axis], upper[axis] = int(seen[0]), int(seen[-1]) + 1
+    return crop(image, lower, upper)
+
+
 def pad(image: Image, lower: Sequence[int], upper: Sequence[int], value: float) -> Image:
     """Add `lower` voxels of `value` before and `upper` after, one number an axis; the patient stays where it was."""
     array = np.pad(image.array, tuple(zip(lower, upper, strict=True)), constant_values=np.float32(value))

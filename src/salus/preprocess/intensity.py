@@ -17,13 +17,18 @@ def min_max(image: Image) -> Image:
     return _scaled(image, float(image.array.min()), float(image.array.max()), "minimum and maximum")
 
 
-def percentile(image: Image, lower: float = 0.5, upper: float = 99.5) -> Image:
+def percentile(image: Image, lower: float = 0.5, upper: float = 99.5, *, foreground: bool = False) -> Image:
     """Percentile `lower` to 0, `upper` to 1 (both in [0, 100]), what lies beyond clipped.
+
+    Args:
+        foreground: percentiles of what is above the image's minimum alone: a background that fills more or less of
+            the picture does not change the scale of what is in it.
 
     Raises:
         ImageError: both percentiles are the same value, as in a constant image.
     """
-    low, high = np.percentile(image.array, [lower, upper])
+    values = image.array[image.array > image.array.min()] if foreground else image.array
+    low, high = np.percentile(values if values.size else image.array, [lower, upper])
     return _scaled(image, float(low), float(high), f"percentiles {lower:g} and {upper:g}")
 
 

@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from salus.core import Image
 from salus.core.errors import ImageError
-from salus.preprocess.geometry import Plane, pad_to_square, reorient, resize
+from salus.preprocess.geometry import Plane, crop_border, pad_to_square, reorient, resize
 from salus.preprocess.intensity import by_depth, min_max, percentile, z_score
 
 SMALLEST_SIDE = 8  # pixels
@@ -22,8 +22,9 @@ KINDS = {"mm": "a scan with a place in the patient (mm)", "px": "a bare picture 
 class Preparation:
     """How images are prepared. `dataclasses.asdict` gives plain JSON values; `Preparation(**values)` reads them back.
 
-    Values scaled over the whole image -> volumes turned to `plane` -> slices chosen -> padded to a square with the
-    minimum -> resized. Where pixels are not square in mm, resized to the right proportions and then padded.
+    Values scaled over the whole image -> volumes turned to `plane` -> slices chosen -> empty border cut off, if so
+    set -> padded to a square with the minimum -> resized. Where pixels are not square in mm, resized to the right
+    proportions and then padded.
     """
 
     size: Annotated[int, Field(ge=8, le=4096)] = 64  # side of the square output, pixels
@@ -31,6 +32,8 @@ class Preparation:
     intensity: Literal["auto", "depth", "percentile", "minmax", "zscore"] = "auto"
     lower: Annotated[float, Field(ge=0, le=100)] = 0.5  # percentile that becomes 0
     upper: Annotated[float, Field(ge=0, le=100)] = 99.5  # percentile that becomes 1
+    foreground: bool = False  # percentiles of what is above the minimum alone
+    border: Literal["keep", "crop"] = "keep"  # crop: outer rows and columns that hold next to nothing
     plane: Plane = "axial"
     slices: Literal["mid", "all"] = "mid"
     unit: Literal["any", "px", "mm"] = "any"  # only such images are accepted; decided by the first training image
@@ -71,7 +74,7 @@ class Preparation:
         if stack.array.ndim == 3 and self.slices == "mid":
             middle = stack.array.shape[2] // 2
             stack = stack.slices(middle, middle + 1)
-        return _squared(stack, self.size)
+        return _squared(crop_border(stack) if self.border == "crop" else stack, self.size)
 
     def check(self, image: Image) -> None:
         """The gate: refuse what cannot be judged, before anything is computed from it.
@@ -110,7 +113,7 @@ class Preparation:
             case "depth":
                 return by_depth(image)
             case "percentile":
-                return percentile(image, self.lower, self.upper)
+                return percentile(image, self.lower, self.upper, foreground=self.foreground)
             case "minmax":
                 return min_max(image)
             case _:
