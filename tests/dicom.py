@@ -51,7 +51,7 @@ def series(folder: Path, volume: NDArray[Any], step: list[float], **changed: Any
         file = dicom(
             np.ascontiguousarray(volume[..., index]), ImagePositionPatient=position, InstanceNumber=index + 1, **changed
         )
-        paths.append(saved(folder / f"{(index * 7) % 11:02}.dcm", file))
+        paths.append(saved(folder / f"{index * 7 % 11 + index // 11 * 11:02}.dcm", file))
     return paths
 
 

@@ -5,6 +5,8 @@ judged: `result.json` last, so that a folder that has one is whole. Memory does 
 """
 
 import json
+import shutil
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,9 +20,12 @@ from numpy.typing import NDArray
 
 from salus.core import Case, Dataset, Image, Result, Source, Split, Verdict
 from salus.core.errors import ImageError, LayoutError, SalusError, StorageError
+from salus.core.kinds import DICOMDIR, SUFFIXES, is_image, stem
 from salus.datasets import open_dataset
-from salus.io import IMAGE_SUFFIXES, read_study, study_sha256, write_image
-from salus.io.derived import is_dicom, write_derived
+from salus.io import read_study, study_sha256, write_image
+from salus.io.archive import unpack
+from salus.io.derived import from_dicom, write_derived
+from salus.io.dicom import listed_in
 from salus.io.files import write_whole
 from salus.io.results import read_result, write_overlay, write_result, write_table
 from salus.model import Model, case_score, detections, model_id, versions
@@ -32,6 +37,7 @@ BATCH = 32  # slices that are waited for before the network looks at them
 HELD = 2**28  # bytes of studies that are waited for
 READERS = 2
 DISPLAY = 256  # side of the overlay, pixels
+UNPACKED = ".unpacked-"  # folders in RESULTS while archives are screened
 REPORT = "dicom_report"  # role of the last file that is derived
 
 
@@ -169,7 +175,7 @@ class Screener:
             versions=versions(),
             **self.verdict(score),
         )
-        if self.dicom and is_dicom(item.case.images):
+        if self.dicom and from_dicom(item.case.images):
             home = at_home(maps, item.prepared, item.source, outside=np.nan)
             try:
                 made = write_derived(folder, item.source, home, shown, threshold, result, self.model.summary)
@@ -182,7 +188,7 @@ class Screener:
 
     def whole(self, case: Case, done: Result) -> bool:
         """Whether nothing that is asked for is missing from an earlier result."""
-        return not self.dicom or done.score is None or not is_dicom(case.images) or REPORT in done.files
+        return not self.dicom or done.score is None or not from_dicom(case.images) or REPORT in done.files
 
     def verdict(self, score: float) -> dict[str, Any]:
         """Verdict, p-value, threshold and reasons for a score."""
@@ -222,7 +228,7 @@ def screen(
     """Judge every study in `inputs` and write RESULTS (see `salus.io.results`); the command of the same name.
 
     Args:
-        inputs: files, folders of images, or data sets (their test cases are screened).
+        inputs: files, zip archives, DICOMDIRs, folders of images, or data sets (their test cases are screened).
         dataset: how folders are laid out; a key of `DATASETS`.
         dicom: for studies that are DICOM also write what a PACS takes; see `salus.io.derived`.
         model: folder written by `train`.
@@ -236,10 +242,18 @@ def screen(
         LayoutError: nothing to screen.
         ModelError, StorageError: see their messages.
     """
-    started = time.perf_counter()
     screener = Screener.load(model, device=device, dicom=dicom)
-    cases = studies(inputs, dataset)
-    make_folder(out)
+    for left in make_folder(out).glob(f"{UNPACKED}*"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=UNPACKED, dir=out) as there:
+        return screened(screener, studies(inputs, dataset, Path(there)), out, on_result)
+
+
+def screened(
+    screener: Screener, cases: Dataset, out: Path, on_result: Callable[[Result, int], None]
+) -> dict[Verdict, int]:
+    """`run.json`, a folder a case, `cases.csv`; number of studies by verdict."""
+    started = time.perf_counter()
     about = {
         "format": 1,
         "model": screener.identity,
@@ -266,8 +280,11 @@ def screen(
     return counts
 
 
-def studies(inputs: Sequence[Path], dataset: str = "folder") -> Dataset:
+def studies(inputs: Sequence[Path], dataset: str, there: Path) -> Dataset:
     """The cases to screen: a data set's test cases, else every image found; what `screen` wrote is passed over.
+
+    Args:
+        there: an empty folder; zip archives are unpacked in it.
 
     Raises:
         LayoutError: an input does not exist or holds no image; two studies have one name.
@@ -281,11 +298,16 @@ def studies(inputs: Sequence[Path], dataset: str = "folder") -> Dataset:
             cases += [case for case in chosen if results.isdisjoint(case.images[0].path.parents)]
         elif not path.is_file():
             raise LayoutError(f"{path} does not exist.")
-        elif not path.name.lower().endswith(IMAGE_SUFFIXES):
-            raise LayoutError(f"{path} is of no kind that can be read. Kinds: {', '.join(IMAGE_SUFFIXES)}.")
+        elif path.suffix.lower() == ".zip":
+            cases += open_dataset("folder", unpack(path, there / f"{len(cases)}" / path.stem).parent)
+        elif path.name == DICOMDIR:
+            listed = listed_in(path)
+            found = open_dataset("folder", path.parent)
+            cases += [case for case in found if all(image.path.resolve() in listed for image in case.images)]
+        elif not is_image(path):
+            raise LayoutError(f"{path} is of no kind that can be read. Kinds: {', '.join(SUFFIXES)}.")
         else:
-            suffix = max((s for s in IMAGE_SUFFIXES if path.name.lower().endswith(s)), key=len)
-            cases.append(Case(case_id=path.name[: -len(suffix)], patient_id=path.name, images=(Source(path=path),)))
+            cases.append(Case(case_id=stem(path.name), patient_id=path.name, images=(Source(path=path),)))
     if not cases:
         raise LayoutError(f"{', '.join(map(str, inputs))}: nothing to screen but results of earlier screenings.")
     return Dataset("screening", [replace(case, split=Split.NONE) for case in cases])

@@ -194,3 +194,37 @@ def test_real_ct_and_mr_files_give_valid_objects(shared_data, model, tmp_path, s
     assert code == 0, out + err
     assert len(list(tmp_path.rglob("map.dcm"))) == 2 + len(mr)
     assert errors(dciodvfy, tmp_path) == []
+
+
+def test_an_archive_a_dicomdir_and_files_without_suffix_are_screened(model, tmp_path, salus):
+    volume = np.repeat(np.round(900 * discs(1, seed=7)[0, 0]).astype(np.int16)[..., None], SLICES, axis=2)
+    for index, path in enumerate(series(tmp_path / "disc/A", volume, [0, 0, 2.5])):
+        path.rename(path.with_name(f"IM{index:06}"))
+    saved(tmp_path / "disc/B/IM000009.dcm", dicom(volume[..., 0].copy(), SeriesInstanceUID="9.9")).rename(
+        tmp_path / "disc/B/1.2.840.9"
+    )
+    records = []
+    for path in sorted((tmp_path / "disc/A").iterdir()):
+        record = pydicom.Dataset()
+        record.DirectoryRecordType, record.ReferencedFileID = "IMAGE", ["A", path.name]
+        records.append(record)
+    contents = pydicom.Dataset()
+    contents.file_meta = pydicom.dataset.FileMetaDataset()
+    contents.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    contents.file_meta.MediaStorageSOPClassUID = pydicom.uid.MediaStorageDirectoryStorage
+    contents.file_meta.MediaStorageSOPInstanceUID = "1.2.3.7"
+    contents.DirectoryRecordSequence = pydicom.Sequence(records)
+    saved(tmp_path / "disc/DICOMDIR", contents)  # it lists A alone
+    shutil.make_archive(str(tmp_path / "sent"), "zip", tmp_path / "disc")
+
+    def cases(place, out):
+        code, told, err = salus("screen", place, "--model", model, "--out", out)
+        assert code == 0, told + err
+        assert not list(out.glob(".unpacked-*"))
+        return {str(folder.relative_to(out)): result.score for folder, result in read_results(out)}
+
+    plain = cases(tmp_path / "disc", tmp_path / "r1")
+    assert sorted(plain) == ["A", "B/1.2.840.9"]
+    assert cases(tmp_path / "sent.zip", tmp_path / "r2") == {f"sent/{name}": score for name, score in plain.items()}
+    listed = cases(tmp_path / "disc/DICOMDIR", tmp_path / "r3")
+    assert listed == {"A": plain["A"]}

@@ -6,8 +6,7 @@ import pytest
 from salus.core import Dataset, Label, Source, Split
 from salus.core.errors import ConfigError, LayoutError
 from salus.datasets import DATASETS, open_dataset
-from salus.datasets.folder import SUFFIXES, folder
-from salus.io import IMAGE_SUFFIXES
+from salus.datasets.folder import folder
 
 
 @pytest.fixture
@@ -177,10 +176,6 @@ def test_linked_folders_are_followed_once(make, tmp_path_factory):
     os.symlink(elsewhere, root / "linked")
     os.symlink(root, root / "loop")
     assert [case.case_id for case in folder(root)] == ["linked/far", "near"]
-
-
-def test_the_suffixes_are_those_that_io_reads():
-    assert SUFFIXES == IMAGE_SUFFIXES
 
 
 @pytest.mark.parametrize("name", ["folder", "phantom"])

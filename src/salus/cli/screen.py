@@ -28,12 +28,13 @@ def screen(
     """
     from salus import screening
     from salus.core import Verdict
+    from salus.io.derived import NONE_DERIVED
 
     failed: list[Result] = []
     with bar("studies") as (progress, task):
 
         def shown(result: "Result", total: int) -> None:
-            if result.score is None or (dicom and lacks_dicom(result)):
+            if result.score is None or any(NONE_DERIVED in reason for reason in result.reasons):
                 failed.append(result)
             progress.update(task, total=total, advance=1, note=result.case_id)
 
@@ -45,10 +46,3 @@ def screen(
     totals = ", ".join(f"{counts[v]} {v}" for v in Verdict)
     say(answer, as_json, "\n".join([*lines, f"{out}: {totals}"]))
     raise typer.Exit(3 if failed else 0)
-
-
-def lacks_dicom(result: "Result") -> bool:
-    """Whether a DICOM study is without the objects that should have been derived from it."""
-    return "dicom_report" not in result.files and all(
-        name.lower().endswith((".dcm", ".dicom")) for name in result.sources
-    )

@@ -22,11 +22,9 @@ from pathlib import Path, PurePosixPath
 
 from salus.core import Case, Dataset, Finding, Label, Source, Split
 from salus.core.errors import LayoutError
+from salus.core.kinds import SUFFIXES, is_dicom, is_image, stem
 from salus.datasets._series import Stack, stacks
 
-# The same as salus.io's, which this room does not know; a test compares them.
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nii", ".nii.gz", ".dcm", ".dicom")
-DICOM = (".dcm", ".dicom")
 SPLITS = (Split.TRAIN, Split.VALIDATION, Split.CALIBRATION, Split.TEST)
 HEALTHY = ("good", "normal", "healthy")  # names that say so; the convention knows the first
 EXPECTED = (
@@ -85,8 +83,10 @@ def _studies(root: Path, files: list[PurePosixPath], stems: Mapping[str, int]) -
 
     Where a folder holds more than one case, they are called by their first files.
     """
-    dicom = [root / file for file in files if file.name.lower().endswith(DICOM)]
-    found = [Stack(files=(root / file,)) for file in files if not file.name.lower().endswith(DICOM)]
+    paths = [root / file for file in files]
+    dicom = [path for path in paths if is_dicom(path)]
+    known = set(dicom)
+    found = [Stack(files=(path,)) for path in paths if path not in known]
     for _, members in itertools.groupby(sorted(dicom), key=lambda path: path.parent):
         found += stacks(members)
     together = Counter(stack.files[0].parent for stack in found)
@@ -110,14 +110,13 @@ def _images(root: Path) -> list[PurePosixPath]:
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "ground_truth")
         inside = PurePosixPath(Path(place).relative_to(root).as_posix())
-        found += [inside / n for n in files if not n.startswith(".") and n.lower().endswith(SUFFIXES)]
+        found += [inside / n for n in files if is_image(Path(place) / n)]
     return sorted(found)
 
 
 def _stem(file: PurePosixPath) -> str:
     """The path without its suffix, `.nii.gz` being one."""
-    name = str(file)
-    return name[: -len(max((s for s in SUFFIXES if name.lower().endswith(s)), key=len))]
+    return str(file.with_name(stem(file.name)))
 
 
 def _place(root: Path, file: PurePosixPath) -> tuple[Split, str]:
@@ -138,9 +137,9 @@ def _mask(root: Path, finding: str, file: PurePosixPath) -> Source | None:
     masks = root / "ground_truth" / finding
     if not masks.is_dir():
         return None
-    stem = str(PurePosixPath(_stem(file)).relative_to(f"test/{finding}"))
+    inside = str(PurePosixPath(_stem(file)).relative_to(f"test/{finding}"))
     for suffix in SUFFIXES:
-        if (mask := masks / f"{stem}_mask{suffix}").is_file():
+        if (mask := masks / f"{inside}_mask{suffix}").is_file():
             return Source(path=mask)
     return None  # the finding is known, its place is not; measuring says so
 

@@ -5,19 +5,18 @@ from pathlib import Path
 
 from salus.core import Image
 from salus.core.errors import ImageError
+from salus.core.kinds import SUFFIXES, is_dicom
 from salus.io.files import file_sha256
 from salus.io.studies import read_study, study_sha256
 
-__all__ = ["IMAGE_SUFFIXES", "file_sha256", "read_image", "read_study", "study_sha256", "write_image"]
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nii", ".nii.gz", ".dcm", ".dicom")
+__all__ = ["file_sha256", "read_image", "read_study", "study_sha256", "write_image"]
 
 
 def read_image(path: Path) -> Image:
     """The image in `path`, in the values it stores, as float32; NaN and infinity are kept for the gate to judge.
 
     Args:
-        path: a file whose name ends in one of `IMAGE_SUFFIXES`, in any case.
+        path: a file whose name ends in one of `core.kinds.SUFFIXES`, in any case, or DICOM without a suffix.
 
     Returns:
         A picture (rows, columns) in unit px, depth 8, 16 or 0 (floating point), from PNG, JPEG or TIFF; or a picture
@@ -29,8 +28,9 @@ def read_image(path: Path) -> Image:
     """
     path = Path(path)
     name = path.name.lower()
-    if not name.endswith(IMAGE_SUFFIXES):
-        raise ImageError(f"{path} is of no kind that can be read. Kinds: {', '.join(IMAGE_SUFFIXES)}.")
+    dicom = is_dicom(path)
+    if not dicom and not name.endswith(SUFFIXES):
+        raise ImageError(f"{path} is of no kind that can be read. Kinds: {', '.join(SUFFIXES)}.")
     sha256 = file_sha256([path])
     if path.stat().st_size == 0:
         raise ImageError(f"{path} is empty (0 bytes).")
@@ -38,7 +38,7 @@ def read_image(path: Path) -> Image:
         from salus.io.nifti import read_nifti
 
         image = read_nifti(path)
-    elif name.endswith((".dcm", ".dicom")):
+    elif dicom:
         from salus.io.dicom import read_dicom
 
         image = read_dicom([path])

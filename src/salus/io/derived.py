@@ -23,8 +23,10 @@ from PIL import Image as Picture
 
 from salus.core import Image, Result, Source, Verdict
 from salus.core.errors import ImageError
+from salus.core.kinds import is_dicom
 from salus.io.files import write_whole
 
+NONE_DERIVED = "no DICOM can be derived from it"
 NOTICE = "Research use only, not for diagnosis"
 SCHEME = "99SALUS"  # codes of our own: the standard has none for these
 SERIES = {"map": 9101, "regions": 9102, "report": 9103, "overlay": 9104}  # numbers, far from a scanner's
@@ -55,9 +57,9 @@ class Derived:
     method: str
 
 
-def is_dicom(images: Sequence[Source]) -> bool:
+def from_dicom(images: Sequence[Source]) -> bool:
     """Whether a study comes from DICOM files, whole ones."""
-    return all(image.path.name.lower().endswith((".dcm", ".dicom")) and image.index is None for image in images)
+    return all(image.index is None and is_dicom(image.path) for image in images)
 
 
 def write_derived(
@@ -85,7 +87,7 @@ def write_derived(
             objects["regions"] = segmentation(derived, derived.regions)
         objects["report"] = report(derived, objects.get("regions"))
     except (AttributeError, ValueError, TypeError, KeyError) as error:
-        raise ImageError(f"{source.origin.files[0]}: no DICOM can be derived from it: {error}.") from error
+        raise ImageError(f"{source.origin.files[0]}: {NONE_DERIVED}: {error}.") from error
     (folder / "dicom").mkdir(exist_ok=True)
     files = {}
     for role, made in objects.items():

@@ -69,6 +69,20 @@ def read_dicom(paths: Sequence[Path]) -> Image:
     )
 
 
+def listed_in(dicomdir: Path) -> set[Path]:
+    """The files that a DICOMDIR lists, with their folders resolved; those that are not there are not among them.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    folder, found = dicomdir.parent, set()
+    for record in _opened(dicomdir, pixels=False).get("DirectoryRecordSequence") or []:
+        if name := record.get("ReferencedFileID"):
+            parts = [name] if isinstance(name, str) else [str(part) for part in name]
+            found.add(folder.joinpath(*parts).resolve())
+    return {path for path in found if path.is_file() and path.is_relative_to(folder.resolve())}
+
+
 def _opened(path: Path, *, pixels: bool = True) -> Any:
     try:
         import pydicom
@@ -173,7 +187,10 @@ def _affine(place: Place, step: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _series(paths: Sequence[Path]) -> Image:
     """One file a slice: read, sorted, checked, stacked."""
-    files = [_opened(path, pixels=False) for path in paths]
+    size = 4 * COPIES * sum(path.stat().st_size for path in paths) / 2  # as if 16 bits a voxel
+    if size > memory():
+        raise ImageError(f"{paths[0].parent}: {len(paths)} slices take {size / 2**30:.0f} GiB; this machine has less.")
+    files = [_opened(path) for path in paths]
     first = files[0]
     for path, file in zip(paths, files, strict=True):
         for tag in ("SeriesInstanceUID", "Rows", "Columns", "ImageOrientationPatient", "PixelSpacing"):
@@ -181,19 +198,15 @@ def _series(paths: Sequence[Path]) -> Image:
                 raise ImageError(f"{path} is no slice of one volume with {paths[0].name}: its {tag} is another.")
     places = [_place(file) for file in files]
     order, step = _stacked(paths, places)
-    size = 4 * COPIES * len(paths) * int(first.Rows) * int(first.Columns)
-    if size > memory():
-        raise ImageError(f"{paths[0].parent}: {len(paths)} slices take {size / 2**30:.0f} GiB; this machine has less.")
-    array = np.empty((int(first.Rows), int(first.Columns), len(paths)), dtype=np.float32)
+    slices = np.empty((len(paths), int(first.Rows), int(first.Columns)), dtype=np.float32)
     depths = set()
     for index, where in enumerate(order):
-        file = _opened(paths[where])
-        array[..., index], depth = _values(paths[where], file, _pixels(paths[where], file))
+        slices[index], depth = _values(paths[where], files[where], _pixels(paths[where], files[where]))
         depths.add(depth)
     bottom = places[order[0]]
     assert bottom is not None
     return Image(
-        array=array,
+        array=np.moveaxis(slices, 0, -1),
         affine=_affine(bottom, step),
         unit="mm",
         modality=str(first.get("Modality", "")),
@@ -252,14 +265,14 @@ def _frames(path: Path, file: Any, count: int) -> Image:
         order, step = [0], (_thickness(flat[0]) * _normal(places[0]) if places[0] else np.zeros(3))
     else:
         order, step = _stacked(named, places)
-    array = np.empty((*stored.shape[1:], count), dtype=np.float32)
+    slices = np.empty(stored.shape, dtype=np.float32)
     depths = set()
     for index, where in enumerate(order):
-        array[..., index], depth = _values(path, _with(file, flat[where]), stored[where])
+        slices[index], depth = _values(path, _with(file, flat[where]), stored[where])
         depths.add(depth)
     bottom = places[order[0]]
     return Image(
-        array=array if count > 1 else np.ascontiguousarray(array[..., 0]),
+        array=np.moveaxis(slices, 0, -1) if count > 1 else slices[0],
         affine=_affine(bottom, step) if bottom else np.eye(4),
         unit="mm" if bottom else "px",
         modality=str(file.get("Modality", "")),
