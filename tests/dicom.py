@@ -1,9 +1,12 @@
 """DICOM files as scanners write them, with pixels drawn by the test."""
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from pydicom import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
@@ -64,3 +67,12 @@ def radiograph(pixels: NDArray[Any], **changed: Any) -> Dataset:
             "ImageOrientationPatient": None, "FrameOfReferenceUID": None, "SliceThickness": None, **changed,
         },
     )  # fmt: skip
+
+
+def program(name: str, package: str) -> str:
+    """A program of Debian's; `.ci/run` installs it."""
+    if not (found := shutil.which(name)):
+        if os.environ.get("SALUS_REQUIRE_SHARED") == "1":
+            pytest.fail(f"{name} is not installed: apt-get install {package}")
+        pytest.skip(f"{name} (Debian's {package}) is not installed")
+    return found

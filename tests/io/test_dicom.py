@@ -1,3 +1,6 @@
+import shutil
+import subprocess
+
 import numpy as np
 import pydicom
 import pytest
@@ -10,7 +13,8 @@ from salus.core.errors import ImageError
 from salus.io import dicom as reading
 from salus.io import read_image, read_study
 from salus.io.dicom import read_dicom
-from tests.dicom import dicom, radiograph, saved, series
+from salus.preprocess import resample
+from tests.dicom import dicom, program, radiograph, saved, series
 
 RNG = np.random.default_rng(0)
 TILTED = [1.0, 0.0, 0.0, 0.0, 0.9, -0.43588989]
@@ -232,3 +236,32 @@ def test_the_real_radiograph_is_bright_where_bone_is(shared_data):
     stored = pydicom.dcmread(path)
     assert stored.PhotometricInterpretation == "MONOCHROME1"
     np.testing.assert_array_equal(read_image(path).array, 255 - stored.pixel_array.astype(np.float32))
+
+
+def as_nifti(folder, into):
+    """The volume that dcm2niix makes of a folder."""
+    subprocess.run(
+        [program("dcm2niix", "dcm2niix"), "-f", "v", "-o", into, folder], check=True, capture_output=True, text=True
+    )
+    return read_image(into / "v.nii")
+
+
+@pytest.mark.parametrize("orientation", [[1.0, 0, 0, 0, 1, 0], OBLIQUE, [0.0, 1, 0, 0, 0, -1], [1.0, 0, 0, 0, 0, -1]])
+def test_a_series_is_the_volume_that_dcm2niix_makes_of_it(tmp_path, volume, orientation):
+    (tmp_path / "nifti").mkdir()
+    paths = series(tmp_path / "dicom", volume, across(orientation, 2.5), ImageOrientationPatient=orientation)
+    image = read_dicom(paths)
+    theirs = resample(as_nifti(tmp_path / "dicom", tmp_path / "nifti"), like=image, order=0)
+    np.testing.assert_array_equal(theirs.array, image.array)
+
+
+def test_the_real_series_is_the_volume_that_dcm2niix_makes_of_it(shared_data, tmp_path):
+    (tmp_path / "nifti").mkdir()
+    (tmp_path / "dicom").mkdir()
+    paths = sorted((shared_data / "formats/dicom/ct_series").glob("*.dcm"))[1:]  # the first lies 20 cm away
+    for path in paths:
+        shutil.copy(path, tmp_path / "dicom")
+    image = read_dicom(paths)
+    assert image.array.shape == (16, 16, 3)
+    theirs = resample(as_nifti(tmp_path / "dicom", tmp_path / "nifti"), like=image, order=0)
+    np.testing.assert_allclose(theirs.array, image.array, atol=0.5)
