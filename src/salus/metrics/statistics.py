@@ -202,10 +202,17 @@ def delong_variance(abnormal: NDArray[np.bool_], score: NDArray[np.floating]) ->
     ill, well = score[abnormal], score[~abnormal]
     if min(len(ill), len(well)) < 2:
         raise ValueError(f"need two cases of each class, got {len(ill)} abnormal and {len(well)} normal")
+    above, below = placements(abnormal, score)
+    return float((above / len(well)).var(ddof=1) / len(ill) + (below / len(ill)).var(ddof=1) / len(well))
+
+
+def placements(abnormal: NDArray[np.bool_], score: NDArray[np.floating]) -> tuple[Floats, Floats]:
+    """Of each abnormal case how many normal ones lie below it, of each normal case how many abnormal ones; ties ½.
+
+    Counts, not shares: whole and half numbers stay exact, so that equal orders have exactly no variance.
+    """
     rank = rankdata(score)
-    above = (rank[abnormal] - rankdata(ill)) / len(well)  # of each abnormal case: share of the normal ones below it
-    below = (rank[~abnormal] - rankdata(well)) / len(ill)  # of each normal case: share of the abnormal ones below it
-    return float(above.var(ddof=1) / len(ill) + below.var(ddof=1) / len(well))
+    return rank[abnormal] - rankdata(score[abnormal]), rank[~abnormal] - rankdata(score[~abnormal])
 
 
 def _replicated(

@@ -1,0 +1,505 @@
+"""Were the findings detected? Published rules to compare with, and sound ones to rely on.
+
+Siblings of `localisation`, and like there a pixel is positive strictly above the threshold and regions touch
+through corners. Only what bears a published protocol's name differs, and says so.
+
+Maps come one at a time and none is kept, unless said otherwise. A finding is a mask, True inside; `box_to_grid`
+makes it of a box.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from salus.metrics import curves
+from salus.metrics.localisation import BoxHit, Map, Mask, checked, hit_ra2024, is_hit
+from salus.metrics.ranking import roc_points
+
+Floats = NDArray[np.float64]
+
+FALSE_ALARMS = (0.005, 0.01, 0.02, 0.05, 0.10)  # of the hit-rate curve
+FROC_RATES = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)  # false regions an image
+CAP = 10  # false positives of one finding
+MARGIN = 2  # pixels around findings that are neither healthy nor ill: boxes are loose
+
+
+def threshold_grid_ra2024(maps: Iterable[Map], *, false_alarms: float = 0.05) -> float:
+    """The first thousandth that on average at most a share of `false_alarms` of an image lies above; to compare only.
+
+    Of the grid 0, 0.001 ... 0.999. Each image counts the same, background included. Where several thousandths
+    flag equally many pixels, the published walk may end at any of them; this is the smallest.
+
+    Args:
+        maps: of healthy images that no test uses, any shapes.
+        false_alarms: the share allowed, in [0, 1).
+
+    Returns:
+        k / 1000. The search takes pixels strictly above it, the evaluation (`hit_ra2024`) those at it too.
+
+    Raises:
+        ValueError: no image, one without pixels, a pixel is nan or infinite, `false_alarms` lies outside [0, 1), or
+            too many pixels lie above the whole grid.
+
+    Source: Bercea et al., arXiv:2401.10637, as the public code computes it. RA's maps are of order 0.01: a coarse
+    grid for them. `pixel_threshold` is the exact rule.
+    """
+    if not 0 <= false_alarms < 1:
+        raise ValueError(f"need false_alarms in [0, 1), got {false_alarms}")
+    grid = np.arange(1000) / 1000
+    above, images = np.zeros(len(grid)), 0
+    for a in maps:
+        rising = np.sort(checked(a), axis=None).astype(np.float64)
+        if not rising.size:
+            raise ValueError("need maps with pixels, got an empty one")
+        above += 1 - np.searchsorted(rising, grid, side="right") / rising.size
+        images += 1
+    if not images:
+        raise ValueError("need at least one healthy image, got none")
+    allowed = above / images <= false_alarms + 1e-12  # a sum of shares is not exact
+    if not allowed.any():
+        raise ValueError(f"a share of {above[-1] / images:.3g} of the pixels lies above the whole grid: scale the maps")
+    return float(grid[np.argmax(allowed)])
+
+
+def threshold_uad_imag(maps: Iterable[Map], *, false_alarms: float) -> float:
+    """The last point of the ROC curve, thresholds falling, with a false positive rate below `false_alarms`.
+
+    The smallest value that less than this share of the healthy pixels reach: they count at the threshold, too,
+    unlike with `pixel_threshold`. All pixels are held in memory.
+
+    Args:
+        maps: foreground pixels of healthy validation cases, any shapes.
+        false_alarms: the target, in (0, 1).
+
+    Returns:
+        A value of the maps; positive means at or above it. Infinity, the first point of the curve, where even the
+        largest value is reached too often.
+
+    Raises:
+        ValueError: no pixel, a pixel is nan or infinite, or `false_alarms` lies outside (0, 1).
+
+    Source: the benchmark UAD-IMAG, 2025.
+    """
+    if not 0 < false_alarms < 1:
+        raise ValueError(f"need false_alarms in (0, 1), got {false_alarms}")
+    rising = np.sort(np.concatenate([np.ravel(checked(a)) for a in maps] or [np.empty(0)]))
+    if not rising.size:
+        raise ValueError("need at least one healthy pixel, got none")
+    reached = math.ceil(round(false_alarms * rising.size, 6)) - 1  # the most that is still below the target
+    above = rising[rising > rising[-reached - 1]]
+    return float(above[0]) if above.size else math.inf
+
+
+def hit_thor2024(a: Map, inside: NDArray[np.generic], outside: NDArray[np.generic], threshold: float) -> BoxHit:
+    """`hit_ra2024` with at most ten false positives a box, so that a hit gets an F1 of at least 2 / 12.
+
+    Arguments and errors as for `hit_ra2024`; to compare with published wrist results only.
+
+    Source: the published computation of THOR, Bercea et al., MICCAI 2024.
+    """
+    seen = hit_ra2024(a, inside, outside, threshold)
+    false_positives = min(seen.false_positives, CAP)
+    precision = seen.hit / max(seen.hit + false_positives, 1)
+    f1 = 2 * precision * seen.recall / (precision + seen.recall + 1e-8)
+    return BoxHit(seen.hit, false_positives, precision, seen.recall, f1)
+
+
+class ClassAverages(NamedTuple):
+    """What `class_averages` says: never one of the averages without the numbers behind it."""
+
+    n: dict[str, int]
+    mean: dict[str, float]
+    micro: float
+    macro: float
+
+
+def class_averages(values: Mapping[str, Sequence[float]]) -> ClassAverages:
+    """Means of one value a finding (hit, precision, F1): of each class, of all findings, and of the classes.
+
+    Args:
+        values: class to the values of its findings; a class may have none.
+
+    Returns:
+        N and mean of each class, nan where it has no finding; the micro average, in which each finding counts the
+        same; and the macro average, in which each class with findings does.
+
+    Raises:
+        ValueError: no class has a finding, or a value is nan or infinite.
+
+    Source: "Total" and "Average" in Tables 1 and 2 of Bercea et al., arXiv:2401.10637, are micro averages.
+    """
+    known = {name: np.asarray(own, dtype=np.float64) for name, own in values.items() if len(own)}
+    if not known:
+        raise ValueError(f"need at least one finding, got none in {len(values)} classes")
+    together = np.concatenate(list(known.values()))
+    if not np.isfinite(together).all():
+        raise ValueError("need finite values, got nan or infinity")
+    mean = {name: float(known[name].mean()) if name in known else math.nan for name in values}
+    macro = float(np.mean([mean[name] for name in known]))
+    return ClassAverages({name: len(own) for name, own in values.items()}, mean, float(together.mean()), macro)
+
+
+def hit_rate_curve(maps: Iterable[Map], insides: Iterable[Mask], thresholds: Sequence[float]) -> Floats:
+    """`hit_rate` at several thresholds.
+
+    Args:
+        maps: one a finding; an image with two findings appears twice.
+        insides: one a finding, each of its map's shape.
+        thresholds: (k,) such as `pixel_threshold` gives for each of `FALSE_ALARMS`.
+
+    Returns:
+        (k,) shares in [0, 1]; higher is better.
+
+    Raises:
+        ValueError: no finding, or as for `is_hit`.
+    """
+    hits = [[is_hit(a, inside, t) for t in thresholds] for a, inside in zip(maps, insides, strict=True)]
+    if not hits:
+        raise ValueError("need at least one finding, got none")
+    return np.asarray(np.mean(hits, axis=0))
+
+
+def hit_rate_area(rates: Sequence[float] | Floats, false_alarms: Sequence[float] = FALSE_ALARMS) -> float:
+    """Mean height of the hit-rate curve over the logarithm of the false alarms.
+
+    Args:
+        rates: (k,) of `hit_rate_curve`, joined by straight lines on the log axis.
+        false_alarms: (k,) shares of healthy pixels, rising, above 0.
+
+    Returns:
+        A share in [0, 1]; higher is better.
+
+    Raises:
+        ValueError: not two points or more, or false alarms that do not rise from above 0.
+    """
+    if len(rates) != len(false_alarms) or len(rates) < 2:
+        raise ValueError(f"need as many rates as false alarms, two or more, got {len(rates)} and {len(false_alarms)}")
+    if min(false_alarms) <= 0 or (np.diff(false_alarms) <= 0).any():
+        raise ValueError(f"need false alarms that rise from above 0, got {tuple(false_alarms)}")
+    x = np.log(false_alarms)
+    return float(np.trapezoid(rates, x) / (x[-1] - x[0]))
+
+
+class ChanceCorrected(NamedTuple):
+    """What `chance_corrected_hit_rate` says, with the two rates it is made of."""
+
+    value: float
+    hit_rate: float
+    chance: float
+
+
+def chance_corrected_hit_rate(
+    maps: Iterable[Map], insides: Iterable[Mask], threshold: float, *, rolls: int = 100, seed: int = 0
+) -> ChanceCorrected:
+    """How much of the way from chance to all findings the hit rate goes, (h - h0) / (1 - h0).
+
+    Chance h0 is the hit rate of the same maps rolled by random offsets along all axes, what leaves one side
+    entering on the other: number, size and texture of the positive regions stay, their place does not.
+
+    Args:
+        maps: one a finding; an image with two findings appears twice.
+        insides: one a finding, each of its map's shape.
+        threshold: one for all images, such as `pixel_threshold` gives.
+        rolls: how often each map is rolled, at least 100. The error of `chance` is at most 0.5 / sqrt(rolls *
+            findings).
+        seed: of the offsets; write it down.
+
+    Returns:
+        The corrected rate, at most 1, 0 for chance, negative below; nan where chance hits everything. Beside it
+        the hit rate and chance, in [0, 1].
+
+    Raises:
+        ValueError: no finding, fewer than 100 rolls, or as for `is_hit`.
+    """
+    if rolls < 100:
+        raise ValueError(f"need at least 100 rolls, got {rolls}")
+    rng = np.random.default_rng(seed)
+    hits, by_chance = [], []
+    for a, inside in zip(maps, insides, strict=True):
+        hits.append(is_hit(a, inside, threshold))
+        box = np.argwhere(inside)
+        all_of_it = np.ones(len(box), dtype=bool)
+        for offset in rng.integers(a.shape, size=(rolls, a.ndim)):
+            # Reading a moved window costs its own pixels only; rolling the map would cost all.
+            by_chance.append(is_hit(a[tuple(((box + offset) % a.shape).T)], all_of_it, threshold))
+    if not hits:
+        raise ValueError("need at least one finding, got none")
+    rate, chance = float(np.mean(hits)), float(np.mean(by_chance))
+    return ChanceCorrected((rate - chance) / (1 - chance) if chance < 1 else math.nan, rate, chance)
+
+
+def false_regions(maps: Iterable[Map], findings: Iterable[Mask], threshold: float, *, min_area: int) -> float:
+    """How many positive regions an image has that share no pixel with a finding.
+
+    Args:
+        maps: one an image; on healthy images all regions count.
+        findings: one an image, True inside any finding of it, each of its map's shape.
+        threshold: one for all images, such as `pixel_threshold` gives.
+        min_area: pixels a region has at least, 1 or more; smaller ones are ignored.
+
+    Returns:
+        Regions an image, 0 or more; lower is better.
+
+    Raises:
+        ValueError: no image, shapes differ, a pixel is nan or infinite, or `min_area` is below 1.
+    """
+    if min_area < 1:
+        raise ValueError(f"need regions of at least one pixel, got min_area {min_area}")
+    false, images = 0, 0
+    for a, inside in zip(maps, findings, strict=True):
+        label, _ = _regions(checked(a, inside), threshold)
+        area = np.bincount(label.ravel(), minlength=1)
+        area[label[inside]] = area[0] = 0  # touched; and what is no region
+        false += int((area >= min_area).sum())
+        images += 1
+    if not images:
+        raise ValueError("need at least one image, got none")
+    return false / images
+
+
+def froc(maps: Iterable[Map], findings: Iterable[Sequence[Mask]], threshold: float) -> Floats:
+    """Share of the findings found where an image has at most 1/8, 1/4, 1/2, 1, 2, 4 and 8 false regions on average.
+
+    The regions above `threshold` are the detections, each scored by its maximum. A finding is found by any region
+    that overlaps it; a region that overlaps none is false. Scores that tie are accepted together and nothing is
+    interpolated: each value is one that a threshold on the score reaches.
+
+    Args:
+        maps: one an image, healthy ones too.
+        findings: one sequence of masks an image, each of its map's shape; empty for a healthy image. Leave out
+            images of which only is known that they are abnormal.
+        threshold: what makes regions, one for all images, such as `pixel_threshold` gives.
+
+    Returns:
+        (7,) shares in [0, 1] at `FROC_RATES`; higher is better.
+
+    Raises:
+        ValueError: no finding, an empty one, shapes differ, or a pixel is nan or infinite.
+
+    Source: the seven rates are those of LUNA16, Setio et al. 2017, doi:10.1016/j.media.2017.06.015.
+    """
+    found: list[float] = []
+    false: list[float] = []
+    images = 0
+    for a, masks in zip(maps, findings, strict=True):
+        label, count = _regions(checked(a), threshold)
+        score = np.append(-np.inf, ndimage.maximum(a, label, np.arange(1, count + 1)))  # of label 0: not found
+        hit = np.zeros(count + 1, dtype=bool)
+        for inside in masks:
+            own = label[_finding(a, inside)]
+            hit[own] = True
+            found.append(score[own].max())
+        false += score[1:][~hit[1:]].tolist()
+        images += 1
+    if not found:
+        raise ValueError("need at least one finding, got none")
+    falling = np.append(np.sort(false)[::-1], -np.inf)
+    # The best false region that a rate no longer allows: what scores above it is accepted.
+    first_refused = [falling[min(math.floor(rate * images), len(false))] for rate in FROC_RATES]
+    return np.array([np.mean(np.array(found) > refused) for refused in first_refused])
+
+
+def pointing_game(maps: Iterable[Map], findings: Iterable[Mask]) -> float:
+    """Share of the images with findings whose highest map value lies in one of them.
+
+    Args:
+        maps: one an image. Of several pixels that share the highest value each counts its part, so that a map
+            that says nothing gets the share of the image that findings fill.
+        findings: one an image, True inside any finding of it, each of its map's shape. All False: no sample.
+
+    Returns:
+        A share in [0, 1]; higher is better.
+
+    Raises:
+        ValueError: no image with a finding, shapes differ, or a pixel is nan or infinite.
+
+    Source: Zhang et al. 2018, doi:10.1007/s11263-017-1059-x, without their tolerance of 15 pixels.
+    """
+    shares = []
+    for a, inside in zip(maps, findings, strict=True):
+        if checked(a, inside)[inside].size:
+            shares.append(inside[a == a.max()].mean())
+    if not shares:
+        raise ValueError("need at least one finding, got none")
+    return float(np.mean(shares))
+
+
+def mass_ratio(a: Map, inside: Mask, outside: Mask) -> float:
+    """Share of the map's sum, over a finding and known healthy pixels, that lies in the finding; no threshold.
+
+    Args:
+        a: the map, >= 0.
+        inside: the same shape, True inside the finding.
+        outside: the same shape, True where the image is known to be healthy, of `known_healthy`.
+
+    Returns:
+        A share in [0, 1]; higher is better, and a flat map gets the finding's share of the area. nan where the map
+        is zero in both.
+
+    Raises:
+        ValueError: shapes differ, a pixel is nan, infinite or negative, or the finding is empty.
+    """
+    within, without = _masses(a, inside, outside)
+    return within / (within + without) if within + without else math.nan
+
+
+def scale_free_false_positives(a: Map, inside: Mask, outside: Mask, threshold: float) -> int:
+    """Times that the positive map outside a finding outweighs that inside: the FP of `hit_ra2024` without its scale.
+
+    Args:
+        a: the map, >= 0; values strictly above `threshold` are kept, not binarised.
+        inside: the same shape, True inside the finding.
+        outside: the same shape, True where the image is known to be healthy, of `known_healthy`.
+        threshold: one for all images, such as `pixel_threshold` gives.
+
+    Returns:
+        The quotient rounded down, 0 to 10; 10 too where only the outside is positive, 0 where nothing is. Map and
+        threshold times any factor leave it as it is.
+
+    Raises:
+        ValueError: shapes differ, a pixel is nan, infinite or negative, or the finding is empty.
+    """
+    within, without = _masses(np.where(checked(a) > np.float64(threshold), a, 0), inside, outside)
+    if without >= CAP * within:
+        return CAP if without else 0
+    return math.floor(round(without / within, 9))  # 0.3 / 0.1 is 2.9999999999999996
+
+
+def box_to_grid(
+    box: tuple[float, float, float, float],
+    shape: tuple[int, int],
+    *,
+    offset: tuple[float, float] = (0, 0),
+    scale: float = 1,
+) -> Mask:
+    """The pixels of the working grid whose centres lie in a box of the source; never an interpolated mask.
+
+    Args:
+        box: (x, y, width, height) in source pixels, x to the right; it covers rows y to y + height, that one excluded.
+        shape: (rows, columns) of the working grid.
+        offset: (rows, columns) that padding put before the source, or cropping took away (negative), in source
+            pixels.
+        scale: working pixels a source pixel, after the offset.
+
+    Returns:
+        `shape` mask, True in the box and at least at one pixel: a box that holds no centre keeps the one nearest to
+        its own. What lies beyond the grid is cut off.
+
+    Raises:
+        ValueError: a side is not above 0 (leave such a box out, with a note), a number is not finite, or no part of
+            the box lies on the grid.
+    """
+    x, y, width, height = box
+    if not (np.isfinite([*box, *offset, scale]).all() and min(width, height, scale) > 0):
+        raise ValueError(f"need a box with sides above 0 and a scale above 0, got box {box} and scale {scale}")
+    first, sides = np.array([y + offset[0], x + offset[1]]), np.array([height, width])
+    lower, upper = np.round(scale * first, 9), np.round(scale * (first + sides), 9)
+    if (upper <= 0).any() or (lower >= shape).any():
+        raise ValueError(f"box {box} lies outside the grid of {shape[0]} x {shape[1]} pixels")
+    rows, columns = (np.arange(n) + 0.5 for n in shape)
+    mask = np.outer((rows >= lower[0]) & (rows < upper[0]), (columns >= lower[1]) & (columns < upper[1]))
+    if not mask.any():
+        row, column = np.clip((lower + upper) // 2, 0, np.array(shape) - 1).astype(int)
+        mask[row, column] = True
+    return mask
+
+
+def known_healthy(foreground: Mask, findings: Iterable[Mask]) -> Mask:
+    """The foreground without any finding and without two pixels around each, corners included.
+
+    Args:
+        foreground: (rows, columns) True inside the patient.
+        findings: every one of the image, whatever its class, of the same shape; boxes of artefacts too, which are
+            neither healthy nor a target.
+
+    Returns:
+        Mask of the same shape; all False where nothing is left.
+
+    Raises:
+        ValueError: shapes differ.
+    """
+    ill = np.zeros(foreground.shape, dtype=bool)
+    for inside in findings:
+        if inside.shape != foreground.shape:
+            raise ValueError(f"need masks of the foreground's shape {foreground.shape}, got {inside.shape}")
+        ill |= inside
+    square = np.ones((2 * MARGIN + 1,) * foreground.ndim, dtype=bool)
+    return foreground & ~ndimage.binary_dilation(ill, structure=square)
+
+
+def average_precision_at(abnormal: NDArray[np.bool_], score: NDArray[np.floating], *, prevalence: float) -> float:
+    """`average_precision` had a share of `prevalence` of the cases been abnormal: comparable between test sets.
+
+    Precision at each threshold becomes p TPR / (p TPR + (1 - p) FPR); recall stays.
+
+    Args:
+        abnormal: (n,) truth, one entry a case.
+        score: (n,) higher is more abnormal, any scale. Cases that tie share one step.
+        prevalence: p, in (0, 1), which is also what chance gets. At the cases' own it changes nothing.
+
+    Returns:
+        A share in [0, 1]; higher is better.
+
+    Raises:
+        ValueError: only one of the two classes is present, a score is not finite, or `prevalence` lies outside
+            (0, 1).
+
+    Source: Siblini et al. 2020, arXiv:1909.02827, calibrated precision.
+    """
+    if not 0 < prevalence < 1:
+        raise ValueError(f"need prevalence in (0, 1), got {prevalence}")
+    fpr, tpr = roc_points(abnormal, score)
+    return float(curves.average_precision(prevalence * tpr, (1 - prevalence) * fpr))
+
+
+def best_dice_medianomaly(maps: Iterable[Map], masks: Iterable[Mask]) -> tuple[float, float]:
+    """`best_dice` on MedIAnomaly's grid, every floor(n / 200)-th of the n sorted pixels; oracle, to compare only.
+
+    No threshold stands between the 99.5th percentile and the last few pixels, so lesions rarer than 0.5 % of the
+    pixels get too low a value. All pixels are held in memory.
+
+    Args:
+        maps: one an image, higher is more abnormal; sizes may differ between images.
+        masks: True inside a lesion, each of its map's shape; all False for a normal image.
+
+    Returns:
+        The Dice in [0, 1], and the lowest threshold that gives it to pixels strictly above.
+
+    Raises:
+        ValueError: shapes differ, a pixel is nan or infinite, lesion pixels are missing, or there are fewer than 200.
+
+    Source: MedIAnomaly, arXiv:2404.04518, as the public code computes it.
+    """
+    pairs = [(np.ravel(checked(a, mask)), np.ravel(mask)) for a, mask in zip(maps, masks, strict=True)]
+    rising = np.sort(np.concatenate([a for a, _ in pairs] or [np.empty(0)]))
+    lesion = np.sort(np.concatenate([a[mask] for a, mask in pairs] or [np.empty(0)]))
+    if rising.size < 200 or not lesion.size:
+        raise ValueError(f"need lesion pixels and 200 pixels in all, got {lesion.size} and {rising.size}")
+    grid = rising[:: rising.size // 200]
+    tp = lesion.size - np.searchsorted(lesion, grid, side="right").astype(np.float64)
+    flagged = rising.size - np.searchsorted(rising, grid, side="right").astype(np.float64)
+    overlap = curves.dice(tp, flagged - tp, np.array([float(lesion.size)]))
+    best = int(np.argmax(overlap))
+    return float(overlap[best]), float(grid[best])
+
+
+def _regions(a: Map, threshold: float) -> tuple[NDArray[np.signedinteger], int]:
+    label, count = ndimage.label(a > np.float64(threshold), structure=np.ones((3,) * a.ndim))
+    return label, int(count)
+
+
+def _masses(a: Map, inside: Mask, outside: Mask) -> tuple[float, float]:
+    if checked(a, outside).min(initial=0) < 0:
+        raise ValueError(f"need a map of at least 0 everywhere, got {a.min()}")
+    within, without = a[_finding(a, inside)], a[outside]
+    return float(within.sum(dtype=np.float64)), float(without.sum(dtype=np.float64))
+
+
+def _finding(a: Map, inside: Mask) -> Mask:
+    if not checked(a, inside)[inside].size:
+        raise ValueError("need a finding of at least one pixel, got an empty mask")
+    return inside
