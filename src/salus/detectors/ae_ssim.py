@@ -41,7 +41,7 @@ class AESSIM(AE):
             AE.PRESETS["fast"],
             recipe=replace(AE.PRESETS["fast"].recipe, schedule="cosine"),
             score={"name": "ssim"},
-            about="the published recipe with a falling rate (a constant one blew up on radiographs); pixels pulled back",
+            about="the published recipe with a falling rate (a constant one blew up on radiographs), `pulled`",
         ),
         "tiny": replace(AE.PRESETS["tiny"], about="tests; the score is ae's, as SSIM's window is a third of 32 pixels"),
     }
