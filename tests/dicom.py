@@ -8,8 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from pydicom import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
+from pydicom import Dataset, FileMetaDataset, Sequence
+from pydicom.uid import (
+    CTImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    EnhancedCTImageStorage,
+    ExplicitVRLittleEndian,
+    generate_uid,
+)
 
 AXIAL = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
 
@@ -76,3 +82,29 @@ def program(name: str, package: str) -> str:
             pytest.fail(f"{name} is not installed: apt-get install {package}")
         pytest.skip(f"{name} (Debian's {package}) is not installed")
     return found
+
+
+def enhanced(frames: NDArray[Any], heights: list[float]) -> Dataset:
+    """An axial multi-frame file: frames (n, rows, columns) at heights (mm), rescaled by 2 x + 5."""
+    none = {"ImagePositionPatient": None, "ImageOrientationPatient": None}
+    file = dicom(frames, NumberOfFrames=len(frames), SOPClassUID=EnhancedCTImageStorage, **none)
+    file.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
+    del file.PixelSpacing
+    shared, values = Dataset(), Dataset()
+    values.RescaleSlope, values.RescaleIntercept = 2, 5
+    orientation, measures = Dataset(), Dataset()
+    orientation.ImageOrientationPatient, measures.PixelSpacing, measures.SliceThickness = (
+        [1, 0, 0, 0, 1, 0],
+        [0.5, 0.75],
+        2,
+    )
+    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = Sequence([orientation]), Sequence([measures])
+    shared.PixelValueTransformationSequence = Sequence([values])
+    groups = []
+    for height in heights:
+        group, position = Dataset(), Dataset()
+        position.ImagePositionPatient = [-10, -20, height]
+        group.PlanePositionSequence = Sequence([position])
+        groups.append(group)
+    file.SharedFunctionalGroupsSequence, file.PerFrameFunctionalGroupsSequence = Sequence([shared]), Sequence(groups)
+    return file

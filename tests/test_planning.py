@@ -58,6 +58,23 @@ def test_the_finest_plane_by_hand(spacing, plane):
     assert finest(Image(array=np.zeros((4, 5), np.float32))) == "axial"
 
 
+def test_nearly_isotropic_heads_are_seen_from_below_and_floating_point_pictures_are_no_radiographs():
+    ixi = Image(array=np.zeros((4, 5, 6), np.float32), affine=np.diag([1.2, 0.94, 0.94, 1.0]), unit="mm")
+    assert finest(ixi) == "axial"
+    common = {
+        "images": 4,
+        "healthy": 4,
+        "modalities": {},
+        "volumes": 0,
+        "slices": 1,
+        "smallest": (9, 9),
+        "largest": (9, 9),
+    }
+    seen = {"spacing": (1.0, 1.0, 1.0), "plane": "axial", "empty": 0.1, "border": 0.0, "spread": 2.0}
+    assert values(Fingerprint(**common, **seen, units={"px": 4}, depths={0: 4}))["upper"] == 99.5  # fastMRI
+    assert values(Fingerprint(**common, **seen, units={"px": 4}, depths={16: 4}))["upper"] == 98.0
+
+
 def test_a_plan_is_what_training_uses_and_set_wins(tmp_path, salus):
     for index, picture in enumerate(discs(12)):
         png(tmp_path / f"d/{index}.png", picture[0])

@@ -30,6 +30,7 @@ RADIOGRAPHS = ("CR", "DX", "DR", "MG", "PX", "IO", "RF", "XA")
 EMPTY = 0.3  # share of voxels at the minimum from which a background was cut away
 BORDER = 0.02  # share of rows and columns that an empty border takes, from which it is worth cutting off
 BACKGROUND = 0.1  # share of empty voxels beside the border from which they are a background
+LITTLE = 1.5  # times the smallest pixel's area that an axial pixel may have
 GROUPS = ("prepare", "recipe", "score")
 
 
@@ -148,12 +149,12 @@ def seen(image: Image) -> dict[str, Any]:
 
 
 def finest(image: Image) -> str:
-    """The plane in which a volume's pixels are smallest; axial where none is, and for pictures."""
+    """The plane in which a volume's pixels are smallest; axial where it is nearly so, and for pictures."""
     if image.array.ndim == 2 or image.unit == "px":
         return "axial"
     area = {plane: float(np.prod(reorient(image, plane).spacing[:2])) for plane in DISPLAY}
     smallest = min(area.values())
-    return next(plane for plane in DISPLAY if area[plane] <= 1.01 * smallest)
+    return next(plane for plane in DISPLAY if area[plane] <= LITTLE * smallest)
 
 
 def proposed(found: Fingerprint) -> dict[str, tuple[Any, str]]:
@@ -161,7 +162,7 @@ def proposed(found: Fingerprint) -> dict[str, tuple[Any, str]]:
     unit = max(found.units, key=lambda key: found.units[key])
     depth = max(found.depths, key=lambda key: found.depths[key])
     radiographs = sum(count for name, count in found.modalities.items() if name in RADIOGRAPHS)
-    radiograph = radiographs > found.images / 2 if found.modalities else unit == "px"
+    radiograph = radiographs > found.images / 2 if found.modalities else unit == "px" and depth > 8
     spread = f"; white differs {found.spread:.2g}-fold between images" if np.isfinite(found.spread) else ""
     values: dict[str, tuple[Any, str]] = {}
     if unit == "px" and depth == 8:

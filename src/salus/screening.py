@@ -18,10 +18,11 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from salus.core import Case, Dataset, Image, Result, Source, Split, Verdict
+from salus.core import Case, Dataset, Image, Result, Split, Verdict
 from salus.core.errors import ImageError, LayoutError, SalusError, StorageError
-from salus.core.kinds import DICOMDIR, SUFFIXES, is_image, stem
+from salus.core.kinds import DICOMDIR, SUFFIXES, is_image
 from salus.datasets import open_dataset
+from salus.datasets.folder import studies_in
 from salus.io import read_study, study_sha256, write_image
 from salus.io.archive import unpack
 from salus.io.derived import from_dicom, write_derived
@@ -164,6 +165,9 @@ class Screener:
         threshold = calibration.pixel_threshold if calibration else None
         write_overlay(folder / "overlay.png", slices_of(shown)[worst, 0], maps[worst, 0], threshold)
         score = case_score(scores)
+        verdict = self.verdict(score)
+        if item.case.remark:
+            verdict["reasons"] = (*verdict.get("reasons", ()), item.case.remark)
         result = Result(
             case_id=item.case.case_id,
             sources=item.sources,
@@ -173,12 +177,14 @@ class Screener:
             files=files,
             seconds=item.seconds + share + time.perf_counter() - started,
             versions=versions(),
-            **self.verdict(score),
+            **verdict,
         )
         if self.dicom and from_dicom(item.case.images):
             home = at_home(maps, item.prepared, item.source, outside=np.nan)
             try:
-                made = write_derived(folder, item.source, home, shown, threshold, result, self.model.summary)
+                # Without a threshold of the score there is no verdict, and no region to point at.
+                marked = threshold if result.threshold is not None else None
+                made = write_derived(folder, item.source, home, shown, marked, result, self.model.summary)
                 result = replace(result, files={**result.files, **made})
             except ImageError as error:  # it is judged all the same
                 reason = item.case.without_folders(str(error))
@@ -268,6 +274,7 @@ def screened(
         "card": dict(screener.model.card),
         "versions": versions(),
         "studies": len(cases),
+        "left_out": cases.left_out,
     }
     write_whole(out / "run.json", (json.dumps({**about, "finished": False}, indent=1) + "\n").encode())
     counts = dict.fromkeys(Verdict, 0)
@@ -290,27 +297,42 @@ def studies(inputs: Sequence[Path], dataset: str, there: Path) -> Dataset:
         LayoutError: an input does not exist or holds no image; two studies have one name.
     """
     cases: list[Case] = []
+    left_out: list[tuple[str, str]] = []
+    loose: dict[Path, list[Path]] = {}
     for path in inputs:
         if path.is_dir():
             found = open_dataset(dataset, path)
             results = {run.parent for run in path.rglob("run.json")}
             chosen = found.only(split=Split.TEST) or found
             cases += [case for case in chosen if results.isdisjoint(case.images[0].path.parents)]
+            left_out += found.left_out if dataset == "folder" else ()
         elif not path.is_file():
             raise LayoutError(f"{path} does not exist.")
         elif path.suffix.lower() == ".zip":
-            cases += open_dataset("folder", unpack(path, there / f"{len(cases)}" / path.stem).parent)
-        elif path.name == DICOMDIR:
-            listed = listed_in(path)
-            found = open_dataset("folder", path.parent)
-            cases += [case for case in found if all(image.path.resolve() in listed for image in case.images)]
+            inside = unpack(path, there / f"{len(cases)}" / path.stem).parent
+            found = studies_in(inside, inside.rglob("*"))
+            if not len(found):
+                raise LayoutError(f"{path} holds no image.")
+            cases += found
+            left_out += found.left_out
+        elif path.name.casefold() == DICOMDIR.casefold():
+            listed, missing = listed_in(path)
+            found = studies_in(path.parent, listed)
+            torn = f"{path.name} lists {len(missing)} files that are not there, such as {missing[0]}" if missing else ""
+            cases += [replace(case, remark=case.remark or torn) for case in found]
+            left_out += found.left_out
         elif not is_image(path):
             raise LayoutError(f"{path} is of no kind that can be read. Kinds: {', '.join(SUFFIXES)}.")
         else:
-            cases.append(Case(case_id=stem(path.name), patient_id=path.name, images=(Source(path=path),)))
+            loose.setdefault(path.parent, []).append(path)
+    for folder, paths in loose.items():
+        found = studies_in(folder, paths)
+        only = len(found) == 1 and len(found[0].images) > 1  # a series, file by file
+        cases += [replace(case, case_id=folder.resolve().name) if only else case for case in found]
+        left_out += found.left_out
     if not cases:
         raise LayoutError(f"{', '.join(map(str, inputs))}: nothing to screen but results of earlier screenings.")
-    return Dataset("screening", [replace(case, split=Split.NONE) for case in cases])
+    return Dataset("screening", [replace(case, split=Split.NONE) for case in cases], left_out)
 
 
 def slices_of(prepared: Image) -> NDArray[np.float32]:

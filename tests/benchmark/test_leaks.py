@@ -75,6 +75,16 @@ def test_a_class_that_is_told_by_its_names(root):
     assert {"name: length", "name: last number"} <= names(check(root))
 
 
+def test_a_class_that_is_told_by_the_letters_of_its_names(root):
+    for folder, word in (("good", "NORM"), ("hole", "TUMR")):
+        for path in list((root / "test" / folder).glob("*.png")):
+            path.rename(path.with_name(f"{word}-1{path.name}"))
+    assert names(check(root)) >= {"name: its letters"}
+    for path in list((root / "test").rglob("TUMR*.png")):
+        path.rename(path.with_name(path.name.replace("TUMR", "NORM")))
+    assert "name: its letters" not in names(check(root))
+
+
 def test_a_patient_in_two_splits_is_found(root):
     (root / "metadata.csv").write_text("file,patient_id\ntrain/good/037.png,p\ntest/good/037.png,p\n")
     found = check(root)

@@ -13,8 +13,9 @@ from salus.core import Verdict
 from salus.datasets import open_dataset
 from salus.io import read_image, read_study
 from salus.io.results import read_results
+from salus.preprocess import resample
 from tests.conftest import discs
-from tests.dicom import dicom, program, radiograph, saved, series
+from tests.dicom import dicom, enhanced, program, radiograph, saved, series
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*urllib3.*")
 SLICES = 3
@@ -87,6 +88,8 @@ def test_the_objects_refer_to_their_source_and_carry_its_patient(screened):
         made = pydicom.dcmread(folder / f"dicom/{role}.dcm")
         assert (made.PatientID, made.StudyInstanceUID) == ("4711", "1.2.3")
         assert "Research use only" in made.SeriesDescription
+    overlay = pydicom.dcmread(folder / "dicom/overlay.dcm")
+    assert set(uids(overlay.SourceImageSequence)) == set(source.origin.uids)
     for role in ("map", "regions"):
         made = pydicom.dcmread(folder / f"dicom/{role}.dcm")
         referred = {uid for seq in made.ReferencedSeriesSequence for uid in uids(seq.ReferencedInstanceSequence)}
@@ -194,10 +197,27 @@ def test_dcmtk_reads_the_report(screened):
 def test_real_ct_and_mr_files_give_valid_objects(shared_data, model, tmp_path, salus, dciodvfy):
     files = shared_data / "formats/dicom"
     mr = sorted(files.glob("MR_small*.dcm"))
-    code, out, err = salus("screen", files / "ct_series", *mr, "--model", model, "--out", tmp_path, "--dicom")
-    assert code == 0, out + err
+    code, out, _ = salus("screen", files / "ct_series", *mr, "--model", model, "--out", tmp_path, "--dicom")
+    assert code == 3  # the series has a gap of 20 cm: both its parts are judged, and both say so
+    assert out.count("of 2 of a series with gaps: slices are missing") == 2
     assert len(list(tmp_path.rglob("map.dcm"))) == 2 + len(mr)
     assert errors(dciodvfy, tmp_path) == []
+
+
+def dicomdir(path, names):
+    """A table of contents that lists files by the parts of their paths."""
+    records = []
+    for name in names:
+        record = pydicom.Dataset()
+        record.DirectoryRecordType, record.ReferencedFileID = "IMAGE", name
+        records.append(record)
+    contents = pydicom.Dataset()
+    contents.file_meta = pydicom.dataset.FileMetaDataset()
+    contents.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    contents.file_meta.MediaStorageSOPClassUID = pydicom.uid.MediaStorageDirectoryStorage
+    contents.file_meta.MediaStorageSOPInstanceUID = "1.2.3.7"
+    contents.DirectoryRecordSequence = pydicom.Sequence(records)
+    saved(path, contents)
 
 
 def test_an_archive_a_dicomdir_and_files_without_suffix_are_screened(model, tmp_path, salus):
@@ -207,18 +227,7 @@ def test_an_archive_a_dicomdir_and_files_without_suffix_are_screened(model, tmp_
     saved(tmp_path / "disc/B/IM000009.dcm", dicom(volume[..., 0].copy(), SeriesInstanceUID="9.9")).rename(
         tmp_path / "disc/B/1.2.840.9"
     )
-    records = []
-    for path in sorted((tmp_path / "disc/A").iterdir()):
-        record = pydicom.Dataset()
-        record.DirectoryRecordType, record.ReferencedFileID = "IMAGE", ["A", path.name]
-        records.append(record)
-    contents = pydicom.Dataset()
-    contents.file_meta = pydicom.dataset.FileMetaDataset()
-    contents.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    contents.file_meta.MediaStorageSOPClassUID = pydicom.uid.MediaStorageDirectoryStorage
-    contents.file_meta.MediaStorageSOPInstanceUID = "1.2.3.7"
-    contents.DirectoryRecordSequence = pydicom.Sequence(records)
-    saved(tmp_path / "disc/DICOMDIR", contents)  # it lists A alone
+    dicomdir(tmp_path / "disc/DICOMDIR", [["A", p.name] for p in sorted((tmp_path / "disc/A").iterdir())])
     shutil.make_archive(str(tmp_path / "sent"), "zip", tmp_path / "disc")
 
     def cases(place, out):
@@ -232,3 +241,127 @@ def test_an_archive_a_dicomdir_and_files_without_suffix_are_screened(model, tmp_
     assert cases(tmp_path / "sent.zip", tmp_path / "r2") == {f"sent/{name}": score for name, score in plain.items()}
     listed = cases(tmp_path / "disc/DICOMDIR", tmp_path / "r3")
     assert listed == {"A": plain["A"]}
+
+
+ORIENTATIONS = {
+    "coronal": [1.0, 0, 0, 0, 0, -1],
+    "sagittal": [0.0, 1, 0, 0, 0, -1],
+    "oblique": [0.8, 0.36, 0.48, -0.6, 0.48, 0.64],
+    "tilted": [1.0, 0, 0, 0, 0.9, -0.43588989],
+}
+
+
+@pytest.mark.parametrize("name", [*ORIENTATIONS, "enhanced"])
+def test_every_orientation_comes_home_with_the_volume_of_its_regions(name, model, tmp_path, salus, dciodvfy):
+    volume = np.repeat(np.round(900 * discs(1, hole=True)[0, 0]).astype(np.int16)[..., None], 12, axis=2)
+    if name == "enhanced":
+        frames = np.ascontiguousarray(np.moveaxis(volume, 2, 0))
+        saved(tmp_path / "s/e.dcm", enhanced(frames, [40.0 - 2 * index for index in range(12)]))
+    else:
+        normal = np.cross(*np.reshape(ORIENTATIONS[name], (2, 3)))
+        step = [0, 0, 2.0] if name == "tilted" else (2.0 * normal).tolist()
+        series(tmp_path / "s/e", volume, step, PixelSpacing=[1.0, 1.0], ImageOrientationPatient=ORIENTATIONS[name])
+    code, out, err = salus("screen", tmp_path / "s", "--model", model, "--out", tmp_path / "r", "--dicom")
+    assert code == 0, out + err
+    assert errors(dciodvfy, tmp_path / "r") == []
+    (case,) = open_dataset("folder", tmp_path / "s")
+    source, nifti = read_study(case.images), read_image(tmp_path / "r/e/map.nii.gz")
+    written = read_image(tmp_path / "r/e/dicom/map.dcm")
+    np.testing.assert_allclose(resample(written, like=nifti, order=0).array, nifti.array, rtol=1e-6)
+    regions = int(hd.seg.segread(tmp_path / "r/e/dicom/regions.dcm").pixel_array.sum())
+    (group,) = hd.sr.srread(tmp_path / "r/e/dicom/report.dcm").content.get_image_measurement_groups()
+    (extent,) = (m for m in group.get_measurements() if m.name.meaning in ("Volume", "Area"))
+    assert extent.name.meaning == "Volume"
+    assert extent.value == pytest.approx(regions * abs(np.linalg.det(source.affine[:3, :3])), rel=1e-4)
+
+
+def test_slices_that_were_not_judged_have_no_frame(tmp_path, salus):
+    from salus.training import train
+
+    (tmp_path / "h").mkdir()
+    for index, picture in enumerate(discs(60)):
+        volume = np.repeat(picture[0][..., None], 5, axis=2)
+        nibabel.Nifti1Image(volume, np.diag([-1.0, -1.0, 2.0, 1.0])).to_filename(tmp_path / f"h/{index}.nii.gz")
+    mid = train("ae", tmp_path / "h", tmp_path / "m", preset="tiny", epochs=1).folder
+    volume = np.repeat(np.round(900 * discs(1)[0, 0]).astype(np.int16)[..., None], 5, axis=2)
+    frames = np.ascontiguousarray(np.moveaxis(volume, 2, 0))
+    saved(tmp_path / "s/e.dcm", enhanced(frames, [30.0, 34, 32, 38, 36]))  # in no order
+    series(tmp_path / "s/p", volume, [0, 0, 2.0], PixelSpacing=[1.0, 1.0])
+    code, out, err = salus("screen", tmp_path / "s", "--model", mid, "--out", tmp_path / "r", "--dicom")
+    assert code == 0, out + err
+    for name in ("e", "p"):
+        made = pydicom.dcmread(tmp_path / f"r/{name}/dicom/map.dcm")
+        (group,) = made.PerFrameFunctionalGroupsSequence
+        assert group.PlanePositionSequence[0].ImagePositionPatient[2] == 34  # the middle one
+        assert "regions.dcm" not in {path.name for path in (tmp_path / f"r/{name}/dicom").iterdir()}  # no verdict
+
+
+def test_nothing_of_a_patient_whose_header_is_odd_is_told(model, tmp_path, salus):
+    volume = np.repeat(np.round(900 * discs(1)[0, 0]).astype(np.int16)[..., None], SLICES, axis=2)
+    odd = {
+        "PatientName": "Geheimrat Mueller",
+        "PatientBirthDate": "01.02.1950",
+        "PatientSex": "woman",
+        "PatientID": None,
+    }
+    for path in series(tmp_path / "s/p", volume, [0, 0, 2.5], StudyDate="yesterday"):
+        file = pydicom.dcmread(path)
+        for keyword, value in odd.items():
+            if value is None:
+                delattr(file, keyword)
+            else:
+                file[keyword] = pydicom.DataElement(keyword, "LO", value)
+        file.add_new((0x0009, 0x0010), "LO", "private to Mueller")
+        file.save_as(path)
+    code, out, err = salus("screen", tmp_path / "s", "--model", model, "--out", tmp_path / "r", "--dicom")
+    assert code == 0, out + err
+    assert (tmp_path / "r/p/dicom/report.dcm").is_file()
+    told = (
+        out
+        + err
+        + "".join(
+            path.read_text(errors="replace") for path in (tmp_path / "r").rglob("*") if path.suffix in (".json", ".csv")
+        )
+    )
+    assert not any(word in told for word in ("Mueller", "1950", "woman", "yesterday"))
+
+
+def test_loose_files_of_a_series_are_one_study_and_ima_files_are_read(model, tmp_path, salus):
+    volume = np.repeat(np.round(900 * discs(1)[0, 0]).astype(np.int16)[..., None], SLICES, axis=2)
+    paths = series(tmp_path / "p7", volume, [0, 0, 2.5])
+    paths = [path.rename(path.with_suffix(".IMA")) for path in paths]
+    code, out, err = salus("screen", *paths, "--model", model, "--out", tmp_path / "r")
+    assert code == 0, out + err
+    assert [folder.name for folder, _ in read_results(tmp_path / "r")] == ["p7"]
+
+
+def test_masks_of_two_kinds_of_files_meet_in_the_patient(model, tmp_path, salus):
+    volume = np.repeat(np.round(900 * discs(1, hole=True)[0, 0]).astype(np.int16)[..., None], SLICES, axis=2)
+    well = np.repeat(np.round(900 * discs(1, seed=9)[0, 0]).astype(np.int16)[..., None], SLICES, axis=2)
+    data = tmp_path / "d"
+    series(data / "test/hole/p", volume, [0, 0, 2.5], PixelSpacing=[1.0, 1.0])
+    series(data / "test/good/w", well, [0, 0, 2.5], PixelSpacing=[1.0, 1.0], SeriesInstanceUID="7", PatientID="8")
+    inside = np.zeros(volume.shape, dtype=np.uint8)
+    inside[8:14, 4:24] = 1  # rows 8 to 13, columns 4 to 23
+    source = read_study(next(c for c in open_dataset("folder", data) if "hole" in c.case_id).images)
+    # The same place as (x, y, z): another order and direction of axes.
+    moved = np.array([[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+    mask = nibabel.Nifti1Image(np.ascontiguousarray(inside.transpose(1, 0, 2)), source.affine @ moved)
+    (data / "ground_truth/hole").mkdir(parents=True)
+    mask.to_filename(data / "ground_truth/hole/p_mask.nii.gz")
+    assert salus("screen", data, "--model", model, "--out", tmp_path / "r")[0] == 0
+    from salus.benchmark.pairing import pair, truth
+
+    paired = pair(tmp_path / "r", data, "folder")
+    (ill,) = (one for one in paired.judged if one.abnormal)
+    ((_, found),) = truth(ill, volume.shape)
+    np.testing.assert_array_equal(found, inside.astype(bool))
+
+
+def test_a_dicomdir_tells_what_is_missing(model, tmp_path, salus):
+    volume = np.repeat(np.round(900 * discs(1)[0, 0]).astype(np.int16)[..., None], SLICES, axis=2)
+    paths = series(tmp_path / "disc/a", volume, [0, 0, 2.5])
+    dicomdir(tmp_path / "disc/dicomdir", [["A", path.name.upper()] for path in paths] + [["A", "GONE"]])
+    code, out, _ = salus("screen", tmp_path / "disc/dicomdir", "--model", model, "--out", tmp_path / "r")
+    assert code == 3
+    assert "a: dicomdir lists 1 files that are not there, such as A/GONE" in out

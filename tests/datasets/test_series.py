@@ -1,10 +1,13 @@
 """DICOM files in a folder: which of them are one case."""
 
+import hashlib
+
 import numpy as np
 import pydicom
 import pytest
 
 from salus.core import Label, Split
+from salus.core.errors import LayoutError
 from salus.core.stack import runs
 from salus.datasets import open_dataset
 from salus.io import read_study
@@ -20,6 +23,7 @@ VOLUME = np.random.default_rng(0).integers(0, 900, (12, 10, 6)).astype(np.int16)
         ([2.0, 0.0, 1.0], [[1, 2, 0]]),
         ([0.0, 1.0, 2.0, 4.0, 5.0], [[0, 1, 2], [3, 4]]),
         ([-99.48, 103.02, 104.27, 105.52], [[0], [1, 2, 3]]),
+        ([0.0, 1.2, 2.5, 3.8, 5.0], [[0, 1, 2, 3, 4]]),  # 1.25 mm, written with one digit
         ([0.0, 1.0, 1.0, 2.0], [[0, 1, 2, 3]]),  # two at one place: several volumes, no gap
     ],
 )
@@ -49,10 +53,20 @@ def test_a_patient_is_known_by_a_hash_of_the_id(tmp_path):
     assert not any("471" in patient for patient in patients)
 
 
+def test_a_patient_cannot_be_found_by_trying_all_numbers(tmp_path):
+    saved(tmp_path / "a.dcm", radiograph(np.eye(9, dtype=np.uint8), PatientID="4711"))
+    (case,) = cases(tmp_path).values()
+    assert case.patient_id not in {hashlib.sha256(str(n).encode()).hexdigest()[:16] for n in range(10_000)}
+    saved(tmp_path / "b/c.dcm", radiograph(np.eye(9, dtype=np.uint8), PatientID="4711", StudyInstanceUID="9.9"))
+    assert len({case.patient_id for case in cases(tmp_path).values()}) == 1  # of whatever study, in whatever folder
+
+
 def test_a_gap_divides_a_series(tmp_path):
     paths = series(tmp_path / "p1", VOLUME, [0, 0, 2.0])
     paths[3].unlink()
-    assert sorted(len(case.images) for case in cases(tmp_path).values()) == [2, 3]
+    parts = list(cases(tmp_path).values())
+    assert sorted(len(case.images) for case in parts) == [2, 3]
+    assert all("of 2 of a series with gaps" in case.remark for case in parts)
 
 
 def test_series_in_one_folder_are_told_apart(tmp_path):
@@ -82,6 +96,62 @@ def test_files_that_cannot_be_read_are_cases_of_their_own(tmp_path):
     series(tmp_path / "p1", VOLUME, [0, 0, 2.0])
     (tmp_path / "p1/broken.dcm").write_bytes(b"not DICOM")
     assert len(cases(tmp_path)["p1/broken"].images) == 1
+
+
+@pytest.mark.parametrize(
+    ("keyword", "kind", "value"),
+    [
+        ("InstanceNumber", "LO", "abc"),
+        ("NumberOfFrames", "LO", "x"),
+        ("ImagePositionPatient", "DS", [1.0, 2.0]),
+        ("ImagePositionPatient", "LO", ["1", "a", "3"]),
+        ("ImageOrientationPatient", "DS", [0.0] * 6),
+    ],
+)
+def test_a_header_that_makes_no_sense_stops_nobody_else(tmp_path, keyword, kind, value):
+    series(tmp_path / "p1", VOLUME, [0, 0, 2.0])
+    odd = dicom(VOLUME[..., 0].copy(), ImagePositionPatient=[-10.0, -20.0, 42.0])
+    odd[keyword] = pydicom.DataElement(keyword, kind, value)
+    saved(tmp_path / "p1/odd.dcm", odd)
+    assert sorted(len(case.images) for case in cases(tmp_path).values()) == [1, 6]
+
+
+def test_minus_zero_is_zero(tmp_path):
+    paths = series(tmp_path / "p1", VOLUME, [0, 0, 2.0])
+    file = pydicom.dcmread(paths[2])
+    file.ImageOrientationPatient = [1.0, -0.0, 0.0004, 0.0, 1.0, -0.0]
+    file.save_as(paths[2])
+    assert len(cases(tmp_path)["p1"].images) == 6
+
+
+def test_objects_of_ours_and_others_that_are_no_images_are_left_out(tmp_path):
+    series(tmp_path / "p1", VOLUME, [0, 0, 2.0])
+    saved(tmp_path / "p1/map.dcm", dicom(VOLUME[..., 0].copy(), Manufacturer="Salus", SeriesInstanceUID="8"))
+    saved(tmp_path / "p1/seg.dcm", dicom(VOLUME[..., 0].copy(), Modality="SEG", SeriesInstanceUID="9"))
+    found = open_dataset("folder", tmp_path)
+    assert [case.case_id for case in found] == ["p1"]
+    assert dict(found.left_out) == {
+        "p1/map.dcm": "an object that Salus made, no image of a patient",
+        "p1/seg.dcm": "of kind SEG, no image of a patient",
+    }
+    for path in (tmp_path / "p1").glob("[0-9]*.dcm"):
+        path.unlink()
+    with pytest.raises(LayoutError, match=r"holds no image of a patient: p1/map\.dcm"):
+        open_dataset("folder", tmp_path)
+
+
+def test_metadata_and_masks_of_a_series_go_by_its_folder_or_a_file(tmp_path):
+    for name in ("p0", "p1"):
+        series(tmp_path / f"test/stroke/{name}", VOLUME, [0, 0, 2.0], PatientID="ANON")
+    (tmp_path / "ground_truth/stroke").mkdir(parents=True)
+    (tmp_path / "ground_truth/stroke/p0_mask.nii.gz").write_bytes(b"")
+    (tmp_path / "metadata.csv").write_text("file,patient_id,site\ntest/stroke/p0,a,S0\ntest/stroke/p1/07.dcm,b,S1\n")
+    found = cases(tmp_path)
+    assert [(case.patient_id, case.groups["site"]) for case in found.values()] == [("a", "S0"), ("b", "S1")]
+    assert [case.findings[0].mask is not None for case in found.values()] == [True, False]
+    (tmp_path / "metadata.csv").write_text("file,patient_id\ntest/stroke/p1/00.dcm,a\ntest/stroke/p1/07.dcm,b\n")
+    with pytest.raises(LayoutError, match="the rows of the files of 'test/stroke/p1' differ"):
+        cases(tmp_path)
 
 
 def test_the_real_series_has_a_gap(shared_data):

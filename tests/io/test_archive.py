@@ -28,11 +28,15 @@ def test_files_come_out_with_their_folders(make, tmp_path):
     }
 
 
-@pytest.mark.parametrize("name", ["../up.dcm", "p/../../up.dcm", "/etc/up.dcm", "..\\up.dcm", "C:/up.dcm"])
+@pytest.mark.parametrize("name", ["../up.dcm", "p/../../up.dcm", "/etc/up.dcm", "..\\up.dcm", "C:/up.dcm", "."])
 def test_what_climbs_out_of_the_archive_is_refused_and_nothing_is_written(make, tmp_path, name):
     with pytest.raises(LayoutError, match=r"which lies outside of it\. Nothing was unpacked"):
         unpack(make(**{"a.dcm": b"one", name: b"two"}), tmp_path / "there")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.zip"]
+
+
+def test_folders_may_be_written_as_windows_does(make, tmp_path):
+    assert (unpack(make(**{"p1\\a.dcm": b"one"}), tmp_path / "there") / "p1/a.dcm").read_bytes() == b"one"
 
 
 def test_a_link_is_refused(make, tmp_path):

@@ -14,7 +14,7 @@ from salus.io import dicom as reading
 from salus.io import read_image, read_study
 from salus.io.dicom import read_dicom
 from salus.preprocess import resample
-from tests.dicom import dicom, program, radiograph, saved, series
+from tests.dicom import dicom, enhanced, program, radiograph, saved, series
 
 RNG = np.random.default_rng(0)
 TILTED = [1.0, 0.0, 0.0, 0.0, 0.9, -0.43588989]
@@ -107,29 +107,6 @@ def test_an_enhanced_file_is_a_volume_in_the_order_of_its_positions(tmp_path, vo
     np.testing.assert_allclose(image.affine[:3], [[0, -0.75, 0, 10], [-0.5, 0, 0, 20], [0, 0, 2, 30]])
 
 
-def enhanced(frames, heights):
-    file = dicom(frames, NumberOfFrames=len(frames), ImagePositionPatient=None, ImageOrientationPatient=None)
-    del file.PixelSpacing
-    shared, values = Dataset(), Dataset()
-    values.RescaleSlope, values.RescaleIntercept = 2, 5
-    orientation, measures = Dataset(), Dataset()
-    orientation.ImageOrientationPatient, measures.PixelSpacing, measures.SliceThickness = (
-        [1, 0, 0, 0, 1, 0],
-        [0.5, 0.75],
-        2,
-    )
-    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = Sequence([orientation]), Sequence([measures])
-    shared.PixelValueTransformationSequence = Sequence([values])
-    groups = []
-    for height in heights:
-        group, position = Dataset(), Dataset()
-        position.ImagePositionPatient = [-10, -20, height]
-        group.PlanePositionSequence = Sequence([position])
-        groups.append(group)
-    file.SharedFunctionalGroupsSequence, file.PerFrameFunctionalGroupsSequence = Sequence([shared]), Sequence(groups)
-    return file
-
-
 def gap(paths):
     paths[2].unlink()
     return [p for p in paths if p.exists()]
@@ -166,8 +143,9 @@ def unplaced(paths):
         (gap, r"5 mm between .* usually 2.5: slices are missing"),
         (twice, r"00.dcm and copy.dcm lie at one place"),
         (changed(SeriesInstanceUID="9.9"), "no slice of one volume with 00.dcm: its SeriesInstanceUID is another"),
-        (changed(ImageOrientationPatient=OBLIQUE), "its ImageOrientationPatient is another"),
-        (changed(PixelSpacing=[0.6, 0.75]), "its PixelSpacing is another"),
+        (changed(ImageOrientationPatient=OBLIQUE), "with 00.dcm: its orientation or spacing is another"),
+        (changed(PixelSpacing=[0.6, 0.75]), "with 00.dcm: its orientation or spacing is another"),
+        (changed(PhotometricInterpretation="MONOCHROME1"), "its PhotometricInterpretation is another"),
         (unplaced, "5 of 5 slices have no position"),
     ],
 )
@@ -265,3 +243,56 @@ def test_the_real_series_is_the_volume_that_dcm2niix_makes_of_it(shared_data, tm
     assert image.array.shape == (16, 16, 3)
     theirs = resample(as_nifti(tmp_path / "dicom", tmp_path / "nifti"), like=image, order=0)
     np.testing.assert_allclose(theirs.array, image.array, atol=0.5)
+
+
+def test_a_volume_of_monochrome1_is_turned_round_as_a_whole(tmp_path):
+    stored = (np.arange(5) * 100 + RNG.integers(0, 50, (12, 10, 5))).astype(np.int16)
+    paths = series(
+        tmp_path, stored, [0.0, 0.0, 2.5], PhotometricInterpretation="MONOCHROME1", RescaleSlope=2, RescaleIntercept=-7
+    )
+    image = read_dicom(paths)
+    np.testing.assert_array_equal(image.array, 2.0 * (stored.min() + stored.max() - stored) - 7)
+
+
+def test_frames_of_several_orientations_are_no_volume(tmp_path, volume):
+    file = enhanced(np.moveaxis(volume, 2, 0).copy(), [30.0, 32, 34, 36, 38])
+    turned = Dataset()
+    turned.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
+    file.PerFrameFunctionalGroupsSequence[1].PlaneOrientationSequence = Sequence([turned])
+    with pytest.raises(ImageError, match=r"frame 2 is no slice of one volume with e.dcm, frame 1"):
+        read_image(saved(tmp_path / "e.dcm", file))
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"PixelSpacing": [0.5]},
+        {"PixelSpacing": [0.5, 0.0]},
+        {"ImageOrientationPatient": [1.0, 0, 0, 0, 1]},
+        {"ImageOrientationPatient": [0.0] * 6},
+        {"ImagePositionPatient": [1.0, 2.0]},
+    ],
+)
+def test_a_place_that_makes_no_sense_is_an_image_error(tmp_path, attributes):
+    path = saved(tmp_path / "a.dcm", dicom(np.eye(8, dtype=np.uint8), **attributes))
+    with pytest.raises(ImageError, match=rf"a\.dcm lies nowhere that makes sense: .*{next(iter(attributes))}"):
+        read_image(path)
+
+
+def test_an_attribute_that_makes_no_sense_is_an_image_error_without_its_value(tmp_path):
+    file = dicom(np.eye(8, dtype=np.uint8))
+    file.add_new("RescaleSlope", "LO", "Doe^Jane")
+    file.RescaleIntercept = 0
+    with pytest.raises(ImageError, match="an attribute that is needed makes no sense") as caught:
+        read_image(saved(tmp_path / "a.dcm", file))
+    assert "Doe" not in str(caught.value)
+
+
+def test_a_file_larger_than_memory_is_refused_from_its_header(tmp_path, volume, monkeypatch):
+    path = saved(tmp_path / "e.dcm", enhanced(np.moveaxis(volume, 2, 0).copy(), [30.0, 32, 34, 36, 38]))
+    monkeypatch.setattr(reading, "memory", lambda: 4000.0)
+    read, whole = pydicom.dcmread, []
+    monkeypatch.setattr(pydicom, "dcmread", lambda *a, **k: whole.append(k) or read(*a, **k))
+    with pytest.raises(ImageError, match="claims 600 voxels"):
+        read_image(path)
+    assert [k.get("stop_before_pixels") for k in whole] == [True]

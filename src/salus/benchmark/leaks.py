@@ -6,6 +6,7 @@ A giveaway tells healthy from abnormal without looking at anatomy. A high AUROC 
 uses it, but nobody can prove that it does not.
 """
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from salus.core import Case, Dataset, Image, Label, Split
-from salus.core.errors import ImageError, LayoutError
+from salus.core.errors import ImageError, LayoutError, PatientInTwoSplitsError
 from salus.datasets import open_dataset
 from salus.datasets.protocol import split
 from salus.io import read_study
@@ -84,10 +85,8 @@ def check(
     """
     try:
         cases = open_dataset(dataset, data)
-    except LayoutError as error:
-        if "is in two splits" in str(error):
-            return Leaks(patients=(str(error),))
-        raise
+    except PatientInTwoSplitsError as error:
+        return Leaks(patients=(f"{error} Pictures were not looked at.",))
     cases = divided(cases)
     seen: list[tuple[Case, Seen]] = []
     unread = []
@@ -166,12 +165,35 @@ def giveaways(seen: Sequence[tuple[Case, Seen]]) -> tuple[Giveaway, ...]:
         return ()
     weights = resample([case.patient_id for case, _ in tested], abnormal)
     names = sorted(set.intersection(*(set(one.properties) for _, one in tested)))
+    columns = {name: np.array([one.properties[name] for _, one in tested]) for name in names}
+    columns["name: its letters"] = letters([case.images[0].path.stem for case, _ in tested], abnormal)
     found = []
-    for name in names:
-        values = np.array([one.properties[name] for _, one in tested])
+    for name, values in columns.items():
         low, high = interval(weighted_auroc(abnormal, values, weights))
         found.append(Giveaway(name=name, auroc=auroc(abnormal, values), ci95=(low, high)))
     return tuple(sorted(found, key=lambda giveaway: -abs(giveaway.auroc - 0.5)))
+
+
+def letters(names: Sequence[str], abnormal: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """(n,) share of the abnormal among names of the other half that begin with the same letters, as NORM-12 does.
+
+    Halves are taken by the hash of the name, so that no name tells of itself; letters that the other half has not are
+    worth its share of all.
+    """
+    begins = np.array([re.match(r"[^\d]*", name)[0].casefold() for name in names])  # type: ignore[index]
+    half = np.array([hashlib.sha256(name.encode()).digest()[0] % 2 for name in names])
+    told = np.empty(len(names))
+    for mine in (0, 1):
+        here, there = half == mine, half != mine
+        usual = abnormal[there].mean() if there.any() else 0.5
+        for begin in set(begins[here].tolist()):
+            alike = there & (begins == begin)
+            told[here & (begins == begin)] = abnormal[alike].mean() if alike.any() else usual
+    # A half's own share of the abnormal is chance, not a name.
+    for mine in (0, 1):
+        if (there := half != mine).any():
+            told[half == mine] -= abnormal[there].mean()
+    return told
 
 
 def duplicates(seen: Sequence[tuple[Case, Seen]]) -> tuple[tuple[str, str, float], ...]:

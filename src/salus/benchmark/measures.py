@@ -115,7 +115,7 @@ def compared(one: Judged, anomaly: NDArray[np.float32], edges: Floats, threshold
     Raises:
         ImageError: the truth cannot be read or does not fit.
     """
-    found = truth(one.case, anomaly.shape)
+    found = truth(one, anomaly.shape)
     lesion = np.zeros(anomaly.shape, dtype=bool)
     for _, inside in found:
         lesion |= inside

@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
-from salus.core import Case, Dataset, Finding, Label, Result, Split, Verdict
+from salus.core import Case, Dataset, Finding, Image, Label, Result, Split, Verdict
 from salus.core.errors import ImageError, LayoutError, SalusError
 from salus.datasets import open_dataset
 from salus.io import read_image, read_study, study_sha256
 from salus.io.results import read_results
+from salus.preprocess.geometry import resample
 from salus.preprocess.preparation import Preparation
 
 Mask = NDArray[np.bool_]
@@ -212,12 +214,13 @@ class Maps(Sequence[NDArray[np.float32]]):
         return array
 
 
-def truth(case: Case, shape: tuple[int, ...]) -> list[tuple[Finding, Mask]]:
+def truth(one: Judged, shape: tuple[int, ...]) -> list[tuple[Finding, Mask]]:
     """Where the findings of a case lie.
 
     Args:
-        case: normal cases have none.
-        shape: of the source; a mask must have it too, after axes of length one are dropped.
+        one: normal cases have none.
+        shape: of the source; a mask must have it too, after axes of length one are dropped. A mask with a place in
+            the patient is brought to the grid of a map with one: files of two kinds order their axes differently.
 
     Returns:
         Each finding and its mask, True inside; from the mask's file (> 0), else from the box: the pixels whose
@@ -227,9 +230,9 @@ def truth(case: Case, shape: tuple[int, ...]) -> list[tuple[Finding, Mask]]:
         ImageError: a finding has neither, its mask cannot be read, has another size, or is empty.
     """
     found = []
-    for finding in case.findings if case.label == Label.ABNORMAL else ():
+    for finding in one.case.findings if one.abnormal else ():
         if finding.mask is not None:
-            mask = read_study([finding.mask]).array > finding.above
+            mask = on_grid(read_study([finding.mask]), one, shape).array > finding.above
             if mask.shape != shape:
                 raise ImageError(
                     f"the mask of '{finding.name}' is {by(mask.shape)}, the image {by(shape)}: left out of the pixel "
@@ -243,6 +246,17 @@ def truth(case: Case, shape: tuple[int, ...]) -> list[tuple[Finding, Mask]]:
             raise ImageError(f"the mask of '{finding.name}' is empty: left out of the pixel metrics")
         found.append((finding, mask))
     return found
+
+
+def on_grid(mask: Image, one: Judged, shape: tuple[int, ...]) -> Image:
+    """A mask in mm on the grid of a map in mm, voxel by voxel the nearest; any other mask as it is."""
+    path = one.folder / one.result.files.get("map", "")
+    if mask.unit != "mm" or not path.name.endswith((".nii", ".nii.gz")):
+        return mask
+    affine = np.asarray(nibabel.load(path).affine, dtype=np.float64)  # type: ignore[attr-defined]
+    if mask.array.shape == shape and np.allclose(mask.affine, affine, atol=1e-3):
+        return mask
+    return resample(mask, like=Image(array=np.zeros(shape, np.float32), affine=affine, unit="mm"), order=0)
 
 
 def inside_box(box: tuple[float, float, float, float], shape: tuple[int, ...]) -> Mask:
@@ -267,7 +281,7 @@ def usable(judged: Sequence[Judged], maps: Maps, data: Path) -> tuple[list[int],
     good, problems = [], []
     for index, one in enumerate(judged):
         try:
-            truth(one.case, maps[index].shape)
+            truth(one, maps[index].shape)
         except SalusError as error:
             problems.append(Problem(case_id=one.case.case_id, reason=bare(str(error), data, one.folder)))
         else:

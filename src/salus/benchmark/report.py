@@ -250,7 +250,7 @@ def view(one: Judged, preparation: Preparation) -> dict[str, NDArray[Any]]:
             small = picture.convert("RGB").resize((SIDE, SIDE), Picture.Resampling.LANCZOS)
         seen["overlay"] = np.asarray(small)
     try:
-        inside = [mask for _, mask in truth(one.case, source.array.shape)]
+        inside = [mask for _, mask in truth(one, source.array.shape)]
     except SalusError:
         return seen
     if inside:

@@ -26,23 +26,32 @@ def screen(
 
     salus screen patients/ --model models/ra --out results
     """
+    import json
+
     from salus import screening
     from salus.core import Verdict
-    from salus.io.derived import NONE_DERIVED
 
     failed: list[Result] = []
     with bar("studies") as (progress, task):
 
         def shown(result: "Result", total: int) -> None:
-            if result.score is None or any(NONE_DERIVED in reason for reason in result.reasons):
+            usual = result.verdict == Verdict.CANNOT_JUDGE and result.score is not None  # no threshold, once told
+            if result.score is None or len(result.reasons) > usual:
                 failed.append(result)
             progress.update(task, total=total, advance=1, note=result.case_id)
 
         counts = screening.screen(
             inputs, model=model, out=out, dataset=dataset, dicom=dicom, device=device, on_result=shown
         )
-    answer = {"results": out, "counts": counts, "failed": {r.case_id: list(r.reasons) for r in failed}}
+    left_out = json.loads((out / "run.json").read_bytes())["left_out"]
+    answer = {
+        "results": out,
+        "counts": counts,
+        "failed": {r.case_id: list(r.reasons) for r in failed},
+        "left_out": left_out,
+    }
     lines = [f"{r.case_id}: {'; '.join(r.reasons)}" for r in failed]
+    lines += [f"{name} was passed over: {reason}" for name, reason in left_out]
     totals = ", ".join(f"{counts[v]} {v}" for v in Verdict)
     say(answer, as_json, "\n".join([*lines, f"{out}: {totals}"]))
     raise typer.Exit(3 if failed else 0)

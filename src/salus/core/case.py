@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from salus.core.errors import LayoutError
+from salus.core.errors import LayoutError, PatientInTwoSplitsError
 
 
 class Label(StrEnum):
@@ -78,6 +78,7 @@ class Case:
         images: one picture or volume; several where a volume is stored slice by slice.
         label, findings, split: see their types.
         groups: anything to stratify by (site, scanner, view, age band), and what the data set says of the lesion.
+        remark: what is wrong with it, though it can be judged; "" where nothing is.
     """
 
     case_id: str
@@ -87,6 +88,7 @@ class Case:
     findings: tuple[Finding, ...] = ()
     split: Split = Split.NONE
     groups: dict[str, str] = field(default_factory=dict)
+    remark: str = ""
 
     def without_folders(self, text: str) -> str:
         """`text` with only the names of its files: where they lay on this machine is nobody's business."""
@@ -111,16 +113,22 @@ class Dataset(Sequence[Case]):
         self.left_out = tuple(left_out)
         self.notes = tuple(notes)
         split_of: dict[str, Split] = {}
+        torn: dict[str, str] = {}
         ids: set[str] = set()
         for case in self.cases:
             if case.case_id in ids:
                 raise LayoutError(f"{name}: two cases are called '{case.case_id}'.")
             ids.add(case.case_id)
             if (other := split_of.setdefault(case.patient_id, case.split)) != case.split:
-                raise LayoutError(
-                    f"{name}: patient '{case.patient_id}' is in two splits, {other or 'none'} and "
-                    f"{case.split or 'none'} (case '{case.case_id}'). Keep all images of a patient in one."
+                torn.setdefault(
+                    case.patient_id, f"{other or 'none'} and {case.split or 'none'} (case '{case.case_id}')"
                 )
+        if torn:
+            first, where = next(iter(torn.items()))
+            more = f", and so are {len(torn) - 1} more: {', '.join(list(torn)[1:9])}" * (len(torn) > 1)
+            raise PatientInTwoSplitsError(
+                f"{name}: patient '{first}' is in two splits, {where}{more}. Keep all images of a patient in one."
+            )
 
     def __len__(self) -> int:
         return len(self.cases)

@@ -3,6 +3,7 @@
     SalusError            one clear message: what was expected, what was found, where, the next move
     ├── ConfigError       a setting or option that does not exist or does not fit
     ├── LayoutError       a folder that is not laid out as the reader expects
+    │   └── PatientInTwoSplitsError
     ├── ImageError        a file that cannot be read, or pixels that cannot be judged
     ├── ModelError        a model folder that is incomplete, altered, or made for something else
     ├── WeightsError      pretrained weights that are missing or not the ones they claim to be
@@ -30,6 +31,10 @@ class ConfigError(SalusError):
 
 class LayoutError(SalusError):
     """A folder that is not laid out as the reader expects."""
+
+
+class PatientInTwoSplitsError(LayoutError):
+    """A data set that would be learned from and tested on with the same people."""
 
 
 class ImageError(SalusError):

@@ -5,15 +5,16 @@ from pathlib import Path
 DICOM_SUFFIXES = (".dcm", ".dicom")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nii", ".nii.gz", *DICOM_SUFFIXES)
 DICOMDIR = "DICOMDIR"  # a table of contents, no image
+# What is never DICOM and often lies beside it; of every other suffix (.IMA, a UID's last number, none) bytes decide.
+TEXTS = (".csv", ".tsv", ".txt", ".md", ".json", ".xml", ".html", ".yaml", ".yml", ".py", ".pdf", ".zip", ".h5", ".npz")
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM: by its suffix, or where its name has none (IM000001, or a UID), by its bytes."""
+    """Whether a file is DICOM: by its suffix, or where that says nothing (IM000001, .IMA, a UID), by its bytes."""
     name = path.name.lower()
     if name.endswith(DICOM_SUFFIXES):
         return True
-    ending = name.rpartition(".")[2] if "." in name else ""
-    if path.name == DICOMDIR or name.startswith(".") or not (ending == "" or ending.isdigit()):
+    if name == DICOMDIR.lower() or name.startswith(".") or name.endswith((*SUFFIXES, *TEXTS)) or not path.is_file():
         return False
     try:
         with path.open("rb") as file:

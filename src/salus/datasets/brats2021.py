@@ -47,7 +47,8 @@ def brats2021(root: Path) -> Dataset:
     complete = [patient for patient in flairs if patient in masks]
     tested = set(by_hash(NAME, complete)[: round(TESTED * len(complete))])
     cases: list[Case] = []
-    ill_in_training = unclear = 0
+    ill_in_training: list[str] = []
+    unclear: list[str] = []
     for patient in complete:
         mask = masks[patient]
         if (voxels := _tumour_voxels(mask, mask.stat().st_mtime_ns)) is None:
@@ -55,16 +56,14 @@ def brats2021(root: Path) -> Dataset:
             continue
         for level, count in zip(LEVELS, voxels, strict=True):
             if 0 < count < ENOUGH:
-                unclear += 1
+                unclear.append(f"{patient}/{level:03}")
             elif count and patient not in tested:
-                ill_in_training += 1
+                ill_in_training.append(f"{patient}/{level:03}")
             else:
                 split = Split.TEST if patient in tested else Split.NONE
                 cases.append(_case(patient, flairs[patient], mask if count else None, level, split))
-    if unclear:
-        left_out.append((f"{unclear:,} slices", f"1 to {ENOUGH - 1} voxels of tumour"))
-    if ill_in_training:
-        left_out.append((f"{ill_in_training:,} slices", "tumour of patients who are not in the test"))
+    left_out += [(slice, f"1 to {ENOUGH - 1} voxels of tumour") for slice in unclear]
+    left_out += [(slice, "tumour of a patient who is not in the test") for slice in ill_in_training]
     return Dataset(NAME, cases, left_out, differences({"patients with labels": len(complete)}, PUBLISHED))
 
 

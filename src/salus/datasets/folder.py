@@ -13,10 +13,9 @@ its own, and one person may be learned from and tested on.
 """
 
 import csv
-import itertools
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -60,35 +59,64 @@ def folder(root: Path) -> Dataset:
     metadata = _metadata(root)
     stems = Counter(_stem(file) for file in files)
     cases = []
-    for case_id, stack in _studies(root, files, stems):
-        file = PurePosixPath(stack.files[0].relative_to(root).as_posix())
-        split, finding = _place(root, file) if convention else (Split.NONE, "good")
-        row = metadata.get(file, _Row("", {}))
+    studies, left_out = _studies(root, files, stems)
+    for case_id, stack in studies:
+        inside = [PurePosixPath(path.relative_to(root).as_posix()) for path in stack.files]
+        split, finding = _place(root, inside[0]) if convention else (Split.NONE, "good")
+        row = _row(root, metadata, PurePosixPath(case_id), inside)
         cases.append(
             Case(
                 case_id=case_id,
                 patient_id=row.patient_id or stack.patient or case_id,
                 images=tuple(Source(path=path) for path in stack.files),
                 label=Label.NORMAL if finding == "good" else Label.ABNORMAL,
-                findings=() if finding == "good" else (Finding(name=finding, mask=_mask(root, finding, file)),),
+                findings=()
+                if finding == "good"
+                else (Finding(name=finding, mask=_mask(root, finding, case_id, inside[0])),),
                 split=split,
                 groups=row.groups,
+                remark=stack.remark,
             )
         )
-    return Dataset(root.resolve().name or "folder", cases)
+    if not cases:
+        raise LayoutError(f"{root} holds no image of a patient: {left_out[0][0]} is {left_out[0][1]}.")
+    return Dataset(root.resolve().name or "folder", cases, left_out)
 
 
-def _studies(root: Path, files: list[PurePosixPath], stems: Mapping[str, int]) -> list[tuple[str, Stack]]:
+def studies_in(root: Path, files: Iterable[Path]) -> Dataset:
+    """The cases that some files under `root` are, without label: pictures, volumes, DICOM series; by name.
+
+    Raises:
+        LayoutError: none of them is an image.
+    """
+    inside = [PurePosixPath(path.relative_to(root).as_posix()) for path in sorted(files) if is_image(path)]
+    found, left_out = _studies(root, inside, Counter(_stem(file) for file in inside))
+    cases = [
+        Case(
+            case_id=name,
+            patient_id=stack.patient or name,
+            images=tuple(Source(path=path) for path in stack.files),
+            remark=stack.remark,
+        )
+        for name, stack in found
+    ]
+    return Dataset(root.resolve().name or "files", cases, left_out)
+
+
+def _studies(
+    root: Path, files: list[PurePosixPath], stems: Mapping[str, int]
+) -> tuple[list[tuple[str, Stack]], list[tuple[str, str]]]:
     """What is one case, under its name, sorted: a file, or the DICOM files of a series, called by their folder.
 
-    Where a folder holds more than one case, they are called by their first files.
+    Where a folder holds more than one case, they are called by their first files. Beside them (file, reason) of DICOM
+    files that are no images.
     """
     paths = [root / file for file in files]
     dicom = [path for path in paths if is_dicom(path)]
     known = set(dicom)
     found = [Stack(files=(path,)) for path in paths if path not in known]
-    for _, members in itertools.groupby(sorted(dicom), key=lambda path: path.parent):
-        found += stacks(members)
+    series, no_images = stacks(dicom)
+    found += series
     together = Counter(stack.files[0].parent for stack in found)
     named = []
     for stack in found:
@@ -97,7 +125,16 @@ def _studies(root: Path, files: list[PurePosixPath], stems: Mapping[str, int]) -
         if len(stack.files) > 1 and together[stack.files[0].parent] == 1 and first.parent != PurePosixPath("."):
             name = str(first.parent)
         named.append((name, stack))
-    return sorted(named, key=lambda pair: pair[0])
+    left_out = [(path.relative_to(root).as_posix(), reason) for path, reason in no_images]
+    return sorted(named, key=lambda pair: pair[0]), left_out
+
+
+def _row(root: Path, metadata: Mapping[PurePosixPath, _Row], case: PurePosixPath, files: list[PurePosixPath]) -> _Row:
+    """What metadata.csv says of a case: of its files, or of a series by its folder."""
+    found = {str(row): row for name in (*files, case, *case.parents) if (row := metadata.get(name)) is not None}
+    if len(found) > 1:
+        raise LayoutError(f"{root / 'metadata.csv'}: the rows of the files of '{case}' differ; they are one case.")
+    return next(iter(found.values()), _Row("", {}))
 
 
 def _images(root: Path) -> list[PurePosixPath]:
@@ -133,14 +170,14 @@ def _place(root: Path, file: PurePosixPath) -> tuple[Split, str]:
     return split, finding
 
 
-def _mask(root: Path, finding: str, file: PurePosixPath) -> Source | None:
+def _mask(root: Path, finding: str, case_id: str, file: PurePosixPath) -> Source | None:
     masks = root / "ground_truth" / finding
     if not masks.is_dir():
         return None
-    inside = str(PurePosixPath(_stem(file)).relative_to(f"test/{finding}"))
-    for suffix in SUFFIXES:
-        if (mask := masks / f"{inside}_mask{suffix}").is_file():
-            return Source(path=mask)
+    for name in (_stem(file), case_id):
+        for suffix in SUFFIXES:
+            if (mask := masks / f"{PurePosixPath(name).relative_to(f'test/{finding}')}_mask{suffix}").is_file():
+                return Source(path=mask)
     return None  # the finding is known, its place is not; measuring says so
 
 
@@ -151,7 +188,7 @@ def _metadata(root: Path) -> dict[PurePosixPath, _Row]:
     rows: dict[PurePosixPath, _Row] = {}
     for line, row in _lines(table):
         file = PurePosixPath(row.pop("file", "").replace("\\", "/"))
-        if not (root / file).is_file():
+        if not (root / file).exists() or file == PurePosixPath("."):
             raise LayoutError(f"{table}, line {line}: there is no file '{file}' in {root}.")
         if file in rows:
             raise LayoutError(f"{table}, line {line}: '{file}' has a row already.")

@@ -45,8 +45,9 @@ def unpack(archive: Path, into: Path) -> Path:
 def check(archive: Path, entries: list[zipfile.ZipInfo], into: Path) -> None:
     """Whether an archive may be unpacked, from its table of contents."""
     for entry in entries:
+        entry.filename = entry.filename.replace("\\", "/")  # as some programs write it
         name = PurePosixPath(entry.filename)
-        if name.is_absolute() or ".." in name.parts or "\\" in entry.filename or ":" in name.parts[0]:
+        if name.is_absolute() or ".." in name.parts or not name.parts or ":" in name.parts[0]:
             raise LayoutError(f"{archive} holds '{entry.filename}', which lies outside of it. Nothing was unpacked.")
         if stat.S_ISLNK(entry.external_attr >> 16):
             raise LayoutError(f"{archive} holds '{entry.filename}', a link. Nothing was unpacked.")

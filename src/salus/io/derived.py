@@ -11,6 +11,7 @@ wants a place in the patient, which a projection has not; its float map is the .
 """
 
 import io
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +23,12 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 
 from salus.core import Image, Result, Source, Verdict
+from salus.core.dicom import pydicom
 from salus.core.errors import ImageError
 from salus.core.kinds import is_dicom
 from salus.io.files import write_whole
 
+TYPE_2 = ("AccessionNumber", "StudyID", "PatientName", "PatientID", "PatientSex", "ReferringPhysicianName")
 NONE_DERIVED = "no DICOM can be derived from it"
 NOTICE = "Research use only, not for diagnosis"
 SCHEME = "99SALUS"  # codes of our own: the standard has none for these
@@ -42,6 +45,9 @@ class Derived:
         regions: the same shape, where the map exceeds the pixel threshold; None without calibration.
         overlay: (H, W, 3) uint8.
         directions: where its rows and its columns run in the patient, such as ("L", "P"); None where unknown.
+        in_space: whether the source has a place in the patient.
+        judged: share of the frames' pixels that the model saw.
+        positions: of the frames, where they are some of a multi-frame instance's; else None.
         voxel: volume of a voxel, mm3, or area of a radiograph's pixel, mm2; nan where the files do not say.
         result: of the study.
         method: what judged, in words.
@@ -52,6 +58,9 @@ class Derived:
     regions: NDArray[np.bool_] | None
     overlay: NDArray[np.uint8]
     directions: tuple[str, str] | None
+    in_space: bool
+    judged: float
+    positions: Sequence[Any] | None
     voxel: float
     result: Result
     method: str
@@ -78,16 +87,24 @@ def write_derived(
         ImageError: the source files lack what these objects must carry.
         StorageError: disk full.
     """
-    derived = gathered(folder, source, anomaly, shown, threshold, result, method)
+    role = "header"
     try:
-        objects = {"overlay": overlay(derived)}
-        if source.unit == "mm":
-            objects["map"] = parametric_map(derived)
-        if derived.regions is not None and derived.regions.any():
-            objects["regions"] = segmentation(derived, derived.regions)
-        objects["report"] = report(derived, objects.get("regions"))
+        derived = gathered(folder, source, anomaly, shown, threshold, result, method)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what libraries say of odd values would tell names and dates
+            role = "overlay"
+            objects = {role: overlay(derived)}
+            if derived.in_space:
+                role = "map"
+                objects[role] = parametric_map(derived)
+            if derived.regions is not None and derived.regions.any():
+                role = "regions"
+                objects[role] = segmentation(derived, derived.regions)
+            role = "report"
+            objects[role] = report(derived, objects.get("regions"))
     except (AttributeError, ValueError, TypeError, KeyError) as error:
-        raise ImageError(f"{source.origin.files[0]}: {NONE_DERIVED}: {error}.") from error
+        told = f"its {role} fails with {type(error).__name__}"  # the message could hold what an attribute holds
+        raise ImageError(f"{source.origin.files[0]}: {NONE_DERIVED}: {told}.") from error
     (folder / "dicom").mkdir(exist_ok=True)
     files = {}
     for role, made in objects.items():
@@ -102,22 +119,19 @@ def gathered(
     folder: Path, source: Image, anomaly: Image, shown: Image, threshold: float | None, result: Result, method: str
 ) -> Derived:
     """What the objects are made of, of the judged slices alone."""
-    import pydicom
-
-    headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in source.origin.files]
+    reading = pydicom()
+    headers = [blanked(reading.dcmread(path, stop_before_pixels=True)) for path in source.origin.files]
     maps = anomaly.array.reshape(*anomaly.array.shape[:2], -1)
     judged = ~np.isnan(maps).all((0, 1))
-    order = np.flatnonzero(judged)
-    if source.origin.frames:  # all frames, in the order of the file
-        order = np.argsort(source.origin.frames)
+    order, positions = np.flatnonzero(judged), None
+    if source.origin.frames:  # in the order of the file
+        order = order[np.argsort([source.origin.frames[index] for index in order])]
+        positions = [frame_position(headers[0], source.origin.frames[index]) for index in order]
     elif len(headers) > 1:
         headers = [headers[index] for index in order]
-    for header in headers:
-        for keyword in ("AccessionNumber", "StudyID", "StudyDate", "StudyTime", "PatientName", "PatientBirthDate"):
-            if keyword not in header:  # of type 2: there, and empty where unknown
-                setattr(header, keyword, "")
     frames = np.ascontiguousarray(np.moveaxis(np.nan_to_num(maps[..., order]), -1, 0))
-    sides = source.spacing if source.unit == "mm" else [float(mm) for mm in pixel_spacing(headers[0])]
+    in_space = source.unit == "mm"
+    area = float(np.prod([float(mm) for mm in pixel_spacing(headers[0])]))
     with Picture.open(folder / "overlay.png") as picture:
         seen = np.asarray(picture.convert("RGB"))
     return Derived(
@@ -126,10 +140,39 @@ def gathered(
         regions=None if threshold is None else frames > threshold,
         overlay=seen,
         directions=directions(shown) if shown.unit == "mm" else told(headers[0]),
-        voxel=float(np.prod(sides)),
+        in_space=in_space,
+        judged=float(1 - np.isnan(maps[..., order]).mean()),
+        positions=positions,
+        voxel=float(abs(np.linalg.det(source.affine[:3, :3]))) if in_space else area,
         result=result,
         method=method,
     )
+
+
+def blanked(header: Any) -> Any:
+    """With what objects must carry there, and empty where it is missing or no date, time or sex that can be copied."""
+    from pydicom.valuerep import DA, TM
+
+    kinds = {"StudyDate": DA, "PatientBirthDate": DA, "StudyTime": TM}
+    for keyword in (*TYPE_2, *kinds):
+        try:
+            value = str(header.get(keyword) or "")
+            kinds.get(keyword, str)(value)
+            fine = keyword != "PatientSex" or value in ("", "M", "F", "O")
+        except (ValueError, TypeError):
+            fine = False
+        if keyword not in header or not fine:
+            setattr(header, keyword, "")
+    return header
+
+
+def frame_position(header: Any, frame: int) -> Any:
+    """Where a frame of a multi-frame instance lies."""
+    import highdicom as hd
+
+    group = header.PerFrameFunctionalGroupsSequence[frame]
+    position = group.PlanePositionSequence[0].ImagePositionPatient
+    return hd.PlanePositionSequence(hd.CoordinateSystemNames.PATIENT, [float(mm) for mm in position])
 
 
 def directions(shown: Image) -> tuple[str, str]:
@@ -214,7 +257,8 @@ def parametric_map(derived: Derived) -> Any:
             )
         ],
         content_label="ANOMALY_MAP",
-        content_description=NOTICE,
+        content_description=f"{NOTICE}. {100 * derived.judged:.0f} % judged, else 0",
+        plane_positions=derived.positions,
         **identity(derived, "map"),
         **maker(derived),
     )
@@ -247,10 +291,11 @@ def segmentation(derived: Derived, regions: NDArray[np.bool_]) -> Any:
         segment_descriptions=[segment],
         content_label="UNLIKE_HEALTHY",
         content_description=NOTICE,
+        plane_positions=derived.positions,
         **identity(derived, "regions"),
         **maker(derived),
     )
-    if "ImagePositionPatient" not in derived.sources[0]:
+    if not derived.in_space:
         made.PatientOrientation = derived.sources[0].get("PatientOrientation", "")
     return marked(made, "regions")
 
@@ -279,10 +324,9 @@ def report(derived: Derived, regions: Any | None) -> Any:
         probability = hd.sr.CodedConcept("C44185", "NCIt", "P-Value")
         measured.append(Measurement(name=probability, value=result.p_value, unit=codes.UCUM.NoUnits))
     if derived.regions is not None and np.isfinite(derived.voxel):
-        in_space = all("ImagePositionPatient" in source for source in derived.sources)
         name, unit = (
             (codes.SCT.Volume, codes.UCUM.CubicMillimeter)
-            if in_space
+            if derived.in_space
             else (codes.SCT.Area, codes.UCUM.SquareMillimeter)
         )
         measured.append(Measurement(name=name, value=float(derived.regions.sum() * derived.voxel), unit=unit))
@@ -349,7 +393,17 @@ def overlay(derived: Derived) -> Any:
         del made.PatientOrientation
         made.add_new("PatientOrientation", "CS", None)
     made.BurnedInAnnotation = "NO"
+    made.SourceImageSequence = [reference(source) for source in derived.sources]
     return marked(made, "overlay")
+
+
+def reference(source: Any) -> Any:
+    """An instance, as others refer to it."""
+    from pydicom import Dataset
+
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
+    return item
 
 
 def coded(value: str, meaning: str) -> Any:

@@ -23,13 +23,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from salus.core import Image, Origin
+from salus.core.dicom import pydicom
 from salus.core.errors import ImageError
 from salus.core.machine import memory
-from salus.core.stack import SAME_PLACE, runs
+from salus.core.stack import SAME_PLACE, alike, normal_of, runs
 from salus.io.raster import luma
 
 TO_RAS = np.diag([-1.0, -1.0, 1.0])  # DICOM's x grows to the left and y to the back
 NO_IMAGES = ("SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "REG", "AU", "DOC", "ECG", "PLAN")
+TOGETHER = ("SeriesInstanceUID", "Rows", "Columns", "PhotometricInterpretation")  # the same in all slices of a volume
 COPIES = 4  # of the float32 array while a file is decoded, at the most
 EXTRA = "pip install 'salus[dicom]'"
 
@@ -49,15 +51,27 @@ def read_dicom(paths: Sequence[Path]) -> Image:
         ImageError: no DICOM, no picture, frames in time, a syntax without a decoder, more than memory holds, or slices
             that do not fit together: other sizes, orientations or series, none between two, two at one place.
     """
-    if len(paths) > 1:
-        return _series(paths)
-    path = paths[0]
+    try:
+        return _series(paths) if len(paths) > 1 else _file(paths[0])
+    except ImageError:
+        raise
+    except MemoryError:
+        raise ImageError(f"{paths[0]}: this machine has too little memory to read it.") from None
+    except Exception as error:  # what an attribute holds is nobody's business but the file's
+        raise ImageError(
+            f"{paths[0]} cannot be read as DICOM: an attribute that is needed makes no sense ({type(error).__name__})."
+        ) from error
+
+
+def _file(path: Path) -> Image:
+    """The picture or volume in one file."""
     file = _opened(path)
     frames = int(file.get("NumberOfFrames") or 1)
     if frames > 1 or "PerFrameFunctionalGroupsSequence" in file:
         return _frames(path, file, frames)
-    array, depth = _values(path, file, _pixels(path, file))
-    place = _place(file)
+    values, depth = _values(file, _pixels(path, file))
+    array = _upright(file, values, depth)
+    place = _place(path, file)
     affine = _affine(place, _thickness(file) * _normal(place)) if place else np.eye(4)
     return Image(
         array=array,
@@ -69,30 +83,44 @@ def read_dicom(paths: Sequence[Path]) -> Image:
     )
 
 
-def listed_in(dicomdir: Path) -> set[Path]:
-    """The files that a DICOMDIR lists, with their folders resolved; those that are not there are not among them.
+def listed_in(dicomdir: Path) -> tuple[list[Path], list[str]]:
+    """The files that a DICOMDIR lists, and the names of those that are not there; whatever case a disk gave them.
 
     Raises:
-        ImageError: it cannot be read.
+        ImageError: it cannot be read, or lists nothing.
     """
-    folder, found = dicomdir.parent, set()
+    there = {
+        path.relative_to(dicomdir.parent).as_posix().casefold(): path for path in sorted(dicomdir.parent.rglob("*"))
+    }
+    found, missing = [], []
     for record in _opened(dicomdir, pixels=False).get("DirectoryRecordSequence") or []:
-        if name := record.get("ReferencedFileID"):
-            parts = [name] if isinstance(name, str) else [str(part) for part in name]
-            found.add(folder.joinpath(*parts).resolve())
-    return {path for path in found if path.is_file() and path.is_relative_to(folder.resolve())}
+        if parts := record.get("ReferencedFileID"):
+            name = parts if isinstance(parts, str) else "/".join(str(part) for part in parts)
+            if (path := there.get(name.casefold())) is not None:
+                found.append(path)
+            else:
+                missing.append(name)
+    if not found:
+        raise ImageError(f"{dicomdir} lists no file that is there.")
+    return found, missing
 
 
 def _opened(path: Path, *, pixels: bool = True) -> Any:
     try:
-        import pydicom
+        reading = pydicom()
     except ImportError:
         raise ImageError(f"{path} is DICOM, which needs more packages: {EXTRA}.") from None
     try:
-        file = pydicom.dcmread(path, stop_before_pixels=not pixels)
-        file.decode()
+        if pixels and 2 * COPIES * path.stat().st_size > memory():  # of 16 bits; look before all of it is read
+            _fits(path, reading.dcmread(path, stop_before_pixels=True))
+        file = reading.dcmread(path, stop_before_pixels=not pixels)
+    except ImageError:
+        raise
+    except MemoryError:
+        raise ImageError(f"{path}: this machine has too little memory to read it.") from None
     except Exception as error:  # a damaged byte makes parsers fail in any way at all
-        raise ImageError(f"{path} cannot be read as DICOM: {error}. It may be truncated or another format.") from error
+        told = type(error).__name__
+        raise ImageError(f"{path} cannot be read as DICOM ({told}). It may be truncated or another format.") from error
     if file.get("Modality") in NO_IMAGES:
         raise ImageError(f"{path} is of kind {file.Modality}, which holds no image of a patient.")
     if pixels and not any(name in file for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
@@ -100,14 +128,19 @@ def _opened(path: Path, *, pixels: bool = True) -> Any:
     return file
 
 
-def _pixels(path: Path, file: Any) -> NDArray[Any]:
-    """What is stored, (rows, columns) or (frames, rows, columns), colours as luma."""
+def _fits(path: Path, file: Any) -> None:
+    """Refuse what claims more voxels than memory holds."""
     voxels = int(file.get("Rows") or 0) * int(file.get("Columns") or 0) * int(file.get("NumberOfFrames") or 1)
     if 4 * COPIES * voxels > memory():
         raise ImageError(
             f"{path} claims {voxels:,} voxels; reading them takes {4 * COPIES * voxels / 2**30:.0f} GiB, this machine "
             f"has {memory() / 2**30:.0f}."
         )
+
+
+def _pixels(path: Path, file: Any) -> NDArray[Any]:
+    """What is stored, (rows, columns) or (frames, rows, columns), colours as luma."""
+    _fits(path, file)
     colours = file.get("SamplesPerPixel", 1) == 3
     if not colours and file.get("PhotometricInterpretation") not in ("MONOCHROME1", "MONOCHROME2"):
         raise ImageError(f"{path} holds pixels of kind {file.get('PhotometricInterpretation')}, not grey values.")
@@ -122,8 +155,8 @@ def _pixels(path: Path, file: Any) -> NDArray[Any]:
     return luma(stored) if colours else stored
 
 
-def _values(path: Path, file: Any, stored: NDArray[Any]) -> tuple[NDArray[np.float32], int]:
-    """Float32 by the rules above, and the depth."""
+def _values(file: Any, stored: NDArray[Any]) -> tuple[NDArray[np.float32], int]:
+    """Float32 by the rules above but for MONOCHROME1, and the depth."""
     from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
     if "PixelPaddingValue" in file:
@@ -139,10 +172,14 @@ def _values(path: Path, file: Any, stored: NDArray[Any]) -> tuple[NDArray[np.flo
     values = np.ascontiguousarray(values, dtype=np.float32)
     bits = int(file.get("BitsStored", 0))
     unchanged = stored.dtype.kind == "u" and not file.get("VOILUTSequence") and np.array_equal(values, stored)
-    depth = bits if unchanged else 0
-    if file.get("PhotometricInterpretation") == "MONOCHROME1":
-        values = (np.float32(2**bits - 1) if depth else values.min() + values.max()) - values
-    return values, depth
+    return values, bits if unchanged else 0
+
+
+def _upright(file: Any, array: NDArray[np.float32], depth: int) -> NDArray[np.float32]:
+    """A whole picture or volume of MONOCHROME1 turned round, all its slices about one value; others as they are."""
+    if file.get("PhotometricInterpretation") != "MONOCHROME1":
+        return array
+    return (np.float32(2**depth - 1) if depth else array.min() + array.max()) - array
 
 
 def _stored(file: Any, tag: str) -> int:
@@ -157,16 +194,26 @@ def _stored(file: Any, tag: str) -> int:
 Place = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]  # origin, step of a row, of a column
 
 
-def _place(file: Any, group: Any = None) -> Place | None:
-    """Where pixel (0, 0) lies and where the next row and column do, in RAS mm; None without a position."""
-    shared = file if group is None else group
-    position, directions = shared.get("ImagePositionPatient"), shared.get("ImageOrientationPatient")
-    spacing = shared.get("PixelSpacing")
-    if position is None or directions is None or spacing is None:
+def _place(path: Path, file: Any) -> Place | None:
+    """Where pixel (0, 0) lies and where the next row and column do, in RAS mm; None without a position.
+
+    Raises:
+        ImageError: there is one that makes no sense.
+    """
+    found = {tag: file.get(tag) for tag in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")}
+    if any(value is None for value in found.values()):
         return None
-    along_row, along_column = np.reshape(np.asarray(directions, dtype=np.float64), (2, 3)) @ TO_RAS
-    down, right = (float(step) for step in spacing)
-    return TO_RAS @ np.asarray(position, dtype=np.float64), down * along_column, right * along_row
+    try:
+        position, directions, spacing = (np.array([float(v) for v in value]) for value in found.values())
+        if not np.isfinite([*position, *directions, *spacing]).all() or not (spacing > 0).all():
+            raise ValueError("not finite, or no step")
+        normal_of(directions)
+        along_row, along_column = directions.reshape(2, 3) @ TO_RAS
+        down, right = spacing
+        return TO_RAS @ position.reshape(3), down * along_column, right * along_row
+    except (ValueError, TypeError):
+        told = "; ".join(f"{tag} {value}" for tag, value in found.items())
+        raise ImageError(f"{path} lies nowhere that makes sense: {told}.") from None
 
 
 def _normal(place: Place) -> NDArray[np.float64]:
@@ -187,30 +234,30 @@ def _affine(place: Place, step: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _series(paths: Sequence[Path]) -> Image:
     """One file a slice: read, sorted, checked, stacked."""
-    size = 4 * COPIES * sum(path.stat().st_size for path in paths) / 2  # as if 16 bits a voxel
+    size = 2 * COPIES * sum(path.stat().st_size for path in paths)  # of 16 bits
     if size > memory():
         raise ImageError(f"{paths[0].parent}: {len(paths)} slices take {size / 2**30:.0f} GiB; this machine has less.")
     files = [_opened(path) for path in paths]
     first = files[0]
     for path, file in zip(paths, files, strict=True):
-        for tag in ("SeriesInstanceUID", "Rows", "Columns", "ImageOrientationPatient", "PixelSpacing"):
-            if not _alike(file.get(tag), first.get(tag)):
+        for tag in TOGETHER:
+            if file.get(tag) != first.get(tag):
                 raise ImageError(f"{path} is no slice of one volume with {paths[0].name}: its {tag} is another.")
-    places = [_place(file) for file in files]
+    places = [_place(path, file) for path, file in zip(paths, files, strict=True)]
     order, step = _stacked(paths, places)
     slices = np.empty((len(paths), int(first.Rows), int(first.Columns)), dtype=np.float32)
     depths = set()
     for index, where in enumerate(order):
-        slices[index], depth = _values(paths[where], files[where], _pixels(paths[where], files[where]))
+        slices[index], depth = _values(files[where], _pixels(paths[where], files[where]))
         depths.add(depth)
-    bottom = places[order[0]]
+    bottom, depth = places[order[0]], depths.pop() if len(depths) == 1 else 0
     assert bottom is not None
     return Image(
-        array=np.moveaxis(slices, 0, -1),
+        array=np.moveaxis(_upright(first, slices, depth), 0, -1),
         affine=_affine(bottom, step),
         unit="mm",
         modality=str(first.get("Modality", "")),
-        depth=depths.pop() if len(depths) == 1 else 0,
+        depth=depth,
         origin=Origin(
             files=tuple(paths[where] for where in order),
             uids=tuple(str(files[where].get("SOPInstanceUID", "")) for where in order),
@@ -218,21 +265,21 @@ def _series(paths: Sequence[Path]) -> Image:
     )
 
 
-def _alike(a: Any, b: Any) -> bool:
-    if a is None or b is None or isinstance(a, str | int):
-        return bool(a == b)
-    return bool(np.allclose(np.asarray(a, dtype=float), np.asarray(b, dtype=float), atol=1e-3))
-
-
 def _stacked(paths: Sequence[Path], places: Sequence[Place | None]) -> tuple[list[int], NDArray[np.float64]]:
     """The order of slices along their normal, and the step from one to the next, in RAS mm.
 
     Raises:
-        ImageError: a slice without a position, two at one place, or one missing between two.
+        ImageError: a slice without a position, of another orientation or spacing, two at one place, or one missing
+            between two.
     """
     there = [place for place in places if place is not None]
     if len(there) < len(places):
         raise ImageError(f"{len(places) - len(there)} of {len(places)} slices have no position.")
+    for path, place in zip(paths, there, strict=True):
+        if not (alike(place[1], there[0][1]) and alike(place[2], there[0][2])):
+            raise ImageError(
+                f"{path} is no slice of one volume with {paths[0].name}: its orientation or spacing is another."
+            )
     normal = _normal(there[0])
     heights = np.array([place[0] @ normal for place in there])
     parts = runs(heights)
@@ -258,7 +305,7 @@ def _frames(path: Path, file: Any, count: int) -> Image:
         raise ImageError(f"{path} holds {count} frames without a position each, a film and no volume.")
     shared = (file.get("SharedFunctionalGroupsSequence") or [{}])[0]
     flat = [_flattened(shared, group) for group in groups]
-    places = [_place(file, group) for group in flat]
+    places = [_place(path, group) for group in flat]
     stored = _pixels(path, file).reshape(count, int(file.Rows), int(file.Columns))
     named = [path.with_name(f"{path.name}, frame {number}") for number in range(1, count + 1)]
     if count == 1:
@@ -268,15 +315,16 @@ def _frames(path: Path, file: Any, count: int) -> Image:
     slices = np.empty(stored.shape, dtype=np.float32)
     depths = set()
     for index, where in enumerate(order):
-        slices[index], depth = _values(path, _with(file, flat[where]), stored[where])
+        slices[index], depth = _values(_with(file, flat[where]), stored[where])
         depths.add(depth)
-    bottom = places[order[0]]
+    bottom, depth = places[order[0]], depths.pop() if len(depths) == 1 else 0
+    slices = _upright(file, slices, depth)
     return Image(
         array=np.moveaxis(slices, 0, -1) if count > 1 else slices[0],
         affine=_affine(bottom, step) if bottom else np.eye(4),
         unit="mm" if bottom else "px",
         modality=str(file.get("Modality", "")),
-        depth=depths.pop() if len(depths) == 1 else 0,
+        depth=depth,
         origin=Origin(files=(path,), uids=(str(file.get("SOPInstanceUID", "")),), frames=tuple(order)),
     )
 
@@ -299,7 +347,7 @@ def _with(file: Any, group: Any) -> Any:
 
     frame = Dataset()
     tags = ("PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence")
-    layout = ("VOILUTSequence", "BitsStored", "BitsAllocated", "PixelRepresentation", "PhotometricInterpretation")
+    layout = ("VOILUTSequence", "BitsStored", "BitsAllocated", "PixelRepresentation")
     for tag in (*tags, *layout):
         if tag in group:
             frame[tag] = group[tag]
