@@ -3,6 +3,7 @@
     python benchmarks/methods_table.py --data DATA --out runs/table [--methods ra ae] [--seeds 0 1 2]
     python benchmarks/methods_table.py --out runs/table --keep       into docs/results.csv, in place of equal rows there
     python benchmarks/methods_table.py --table [--sets phantom]      docs/results.csv as a table
+    python benchmarks/methods_table.py --by-score --methods ra ae    of these every score
 
 A cell is `salus train METHOD --data SET --seed S`, `salus screen SET`, `salus evaluate`, in a process of its own whose
 peak memory is kept. Training does not depend on the score, so rows that differ by it share one training. Finished
@@ -250,6 +251,32 @@ def table(options: argparse.Namespace) -> None:
         print()
 
 
+def by_score(options: argparse.Namespace) -> None:
+    """Of `--methods` and the floors every score and finding on the sets with patients."""
+    head = ["data", "method + score", "seeds", "AUROC", "95 %, patients, seed 0", "pixel AP", "flagged of healthy", "s"]
+    print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
+    for data in options.sets:
+        groups: dict[tuple[str, str], list[dict[str, str]]] = {}
+        for row in stored():
+            method = row["method"].partition(" + ")[0]
+            if row["data"] == data and (method in options.methods or method.startswith("floor: ")):
+                groups.setdefault((row["method"], row["finding"]), []).append(row)
+        for (name, finding), rows in sorted(
+            groups.items(), key=lambda item: (item[0][0].startswith("floor"), *item[0])
+        ):
+            cells = [
+                SETS[data] + ("" if finding == "all" else f", {finding.partition('_')[0]}"),
+                name,
+                "-" if rows[0]["seed"] == "-" else str(len(rows)),
+                shown(rows, "auroc"),
+                f"{float(rows[0]['auroc_low']):.3f} to {float(rows[0]['auroc_high']):.3f}",
+                shown(rows, "pixel_ap"),
+                shown(rows, "false_alarms"),
+                shown(rows, "seconds", 0, sd=False),
+            ]
+            print(f"| {' | '.join(cells)} |")
+
+
 def linked(method: str) -> str:
     """A method's name as a link to its page; a floor's is "floor: NAME"."""
     module = DETECTORS[method.removeprefix("floor: ")].split(":")[0].rpartition(".")[2]
@@ -285,6 +312,7 @@ def main() -> None:
     options.add_argument("--preset", default="fast")
     options.add_argument("--keep", action="store_true")
     options.add_argument("--table", action="store_true")
+    options.add_argument("--by-score", action="store_true")
     options.add_argument("--cell", nargs=5, help=argparse.SUPPRESS)
     chosen = options.parse_args()
     if chosen.cell:
@@ -292,6 +320,8 @@ def main() -> None:
         cell(Path(data), method, int(seed), Path(out), preset)
     elif chosen.keep:
         keep(chosen)
+    elif chosen.by_score:
+        by_score(chosen)
     elif chosen.table:
         table(chosen)
     else:

@@ -1,0 +1,54 @@
+"""Do thresholds keep their promise, and if not, is it the calibration patients or the test? For cells of a table.
+
+    python benchmarks/false_alarms.py --data DATA --out runs/table
+
+Of each method with its own score: the share of healthy validation patients that its threshold flags (the detector did
+not learn from them; where an epoch was chosen, they chose it), the share of healthy test cases, and what a threshold
+from so many calibration patients can be.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from salus.core import Label, Split
+from salus.datasets import open_dataset
+from salus.datasets.protocol import split
+from salus.io import read_study, study_sha256
+from salus.metrics import flagged_share
+from salus.model import Model, detections
+from salus.preprocess import PreparedCache
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--out", type=Path, required=True, help="what methods_table.py wrote")
+    options = parser.parse_args()
+    print("| data | method | calibration | 95 of 100 thresholds flag | validation | test |\n|---|---|---|---|---|---|")
+    for peak in sorted(options.out.glob("*/*/seed0/peak.json")):
+        name, cell = peak.parts[-4], peak.parent
+        data = options.out / "phantom-data" if name == "phantom" else options.data / name
+        model = Model.load(cell / "model")
+        validation = split(open_dataset("folder", data)).only(split=Split.VALIDATION, label=Label.NORMAL)
+        one_each = list({case.patient_id: case for case in validation}.values())
+        rows = PreparedCache().prepare(one_each, model.preparation, read_study, study_sha256).rows
+        scores = detections(model.detector, rows, precision=model.precision)[1]
+        calibration = model.calibration
+        low, high = flagged_share(calibration.scores, calibration.threshold)
+        test = [
+            report["healthy"]["false_alarm_rate"]["value"]
+            for report in (json.loads(p.read_text()) for p in cell.glob("*/report/metrics.json"))
+            if report["threshold"] == calibration.threshold
+        ]
+        print(
+            f"| {name} | {cell.parent.name} | {len(calibration.scores)} | {low:.3f} to {high:.3f} "
+            f"| {np.mean(scores > calibration.threshold):.3f} of {len(scores)} | {test[0]:.3f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
