@@ -8,7 +8,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -165,9 +165,6 @@ class Screener:
         threshold = calibration.pixel_threshold if calibration else None
         write_overlay(folder / "overlay.png", slices_of(shown)[worst, 0], maps[worst, 0], threshold)
         score = case_score(scores)
-        verdict = self.verdict(score)
-        if item.case.remark:
-            verdict["reasons"] = (*verdict.get("reasons", ()), item.case.remark)
         result = Result(
             case_id=item.case.case_id,
             sources=item.sources,
@@ -177,23 +174,26 @@ class Screener:
             files=files,
             seconds=item.seconds + share + time.perf_counter() - started,
             versions=versions(),
-            **verdict,
+            remark=item.case.remark,
+            **self.verdict(score),
         )
         if self.dicom and from_dicom(item.case.images):
             home = at_home(maps, item.prepared, item.source, outside=np.nan)
             try:
                 # Without a threshold of the score there is no verdict, and no region to point at.
                 marked = threshold if result.threshold is not None else None
-                made = write_derived(folder, item.source, home, shown, marked, result, self.model.summary)
-                result = replace(result, files={**result.files, **made})
+                made, failed = write_derived(folder, item.source, home, shown, marked, result, self.model.summary)
             except ImageError as error:  # it is judged all the same
-                reason = item.case.without_folders(str(error))
-                result = replace(result, reasons=(*result.reasons, reason))
+                made, failed = {}, str(error)
+            remark = "; ".join(text for text in (result.remark, failed) if text)
+            result = replace(result, files={**result.files, **made}, remark=remark)
         write_result(folder, result)
         return result
 
     def whole(self, case: Case, done: Result) -> bool:
-        """Whether nothing that is asked for is missing from an earlier result."""
+        """Whether nothing that is asked for is missing from an earlier result, and nothing is told that is no more."""
+        if done.score is not None and done.remark != case.remark:
+            return False
         return not self.dicom or done.score is None or not from_dicom(case.images) or REPORT in done.files
 
     def verdict(self, score: float) -> dict[str, Any]:
@@ -251,8 +251,14 @@ def screen(
     screener = Screener.load(model, device=device, dicom=dicom)
     for left in make_folder(out).glob(f"{UNPACKED}*"):  # by a process that was killed
         shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=UNPACKED, dir=out) as there:
-        return screened(screener, studies(inputs, dataset, Path(there)), out, on_result)
+    try:
+        there = Path(tempfile.mkdtemp(prefix=UNPACKED, dir=out))
+    except OSError as error:
+        raise StorageError(f"{out} cannot be written: {error.strerror or error}.") from error
+    try:
+        return screened(screener, studies(inputs, dataset, there), out, on_result)
+    finally:
+        shutil.rmtree(there, ignore_errors=True)
 
 
 def screened(
@@ -332,7 +338,18 @@ def studies(inputs: Sequence[Path], dataset: str, there: Path) -> Dataset:
         left_out += found.left_out
     if not cases:
         raise LayoutError(f"{', '.join(map(str, inputs))}: nothing to screen but results of earlier screenings.")
-    return Dataset("screening", [replace(case, split=Split.NONE) for case in cases], left_out)
+    return Dataset("screening", [replace(case, split=Split.NONE) for case in apart(cases)], left_out)
+
+
+def apart(cases: list[Case]) -> list[Case]:
+    """Studies of one name from several inputs are called by the folder above, too."""
+    names = Counter(case.case_id for case in cases)
+    return [
+        case
+        if names[case.case_id] == 1
+        else replace(case, case_id=f"{case.images[0].path.resolve().parents[1].name}/{case.case_id}")
+        for case in cases
+    ]
 
 
 def slices_of(prepared: Image) -> NDArray[np.float32]:
@@ -369,7 +386,7 @@ def cleared(folder: Path) -> Path:
     """
     make_folder(folder)
     (folder / "result.json").unlink(missing_ok=True)
-    for pattern in ("map.*", "restored.*", "overlay.png", ".*.part", "dicom/*.dcm", "dicom/.*.part"):
+    for pattern in ("map.*", "restored.*", "overlay.*", "regions.dcm", "report.dcm", ".*.part"):
         for left in folder.glob(pattern):
             left.unlink()
     return folder

@@ -75,7 +75,7 @@ def test_a_series_has_four_objects_and_a_slice_too(screened):
 def test_the_map_lies_where_the_source_lies(screened):
     for name in ("well", "ill", "slice"):
         source, folder, _ = of(screened, name)
-        written = read_image(folder / "dicom/map.dcm")
+        written = read_image(folder / "map.dcm")
         np.testing.assert_allclose(written.affine[:3, :2], source.affine[:3, :2], atol=1e-4)
         np.testing.assert_allclose(written.affine[:3, 3], source.affine[:3, 3], atol=1e-4)
         nifti = read_image(folder / "map.nii.gz")
@@ -85,16 +85,16 @@ def test_the_map_lies_where_the_source_lies(screened):
 def test_the_objects_refer_to_their_source_and_carry_its_patient(screened):
     source, folder, _ = of(screened, "ill")
     for role in ("map", "regions", "overlay", "report"):
-        made = pydicom.dcmread(folder / f"dicom/{role}.dcm")
+        made = pydicom.dcmread(folder / f"{role}.dcm")
         assert (made.PatientID, made.StudyInstanceUID) == ("4711", "1.2.3")
         assert "Research use only" in made.SeriesDescription
-    overlay = pydicom.dcmread(folder / "dicom/overlay.dcm")
+    overlay = pydicom.dcmread(folder / "overlay.dcm")
     assert set(uids(overlay.SourceImageSequence)) == set(source.origin.uids)
     for role in ("map", "regions"):
-        made = pydicom.dcmread(folder / f"dicom/{role}.dcm")
+        made = pydicom.dcmread(folder / f"{role}.dcm")
         referred = {uid for seq in made.ReferencedSeriesSequence for uid in uids(seq.ReferencedInstanceSequence)}
         assert referred <= set(source.origin.uids)
-    assert pydicom.dcmread(folder / "dicom/map.dcm").ContentQualification == "RESEARCH"
+    assert pydicom.dcmread(folder / "map.dcm").ContentQualification == "RESEARCH"
 
 
 def uids(sequence):
@@ -107,24 +107,24 @@ def test_the_regions_are_what_exceeds_the_threshold(screened, model):
     source, folder, _ = of(screened, "ill")
     threshold = json.loads((model / "model.json").read_text())["calibration"]["pixel_threshold"]
     above = read_image(folder / "map.nii.gz").array > threshold
-    regions = hd.seg.segread(folder / "dicom/regions.dcm")
+    regions = hd.seg.segread(folder / "regions.dcm")
     found = regions.get_pixels_by_source_instance(list(source.origin.uids), combine_segments=True)
     np.testing.assert_array_equal(np.moveaxis(found, 0, -1) > 0, above)
 
 
 def test_the_report_says_what_result_json_says(screened, model):
     _, folder, result = of(screened, "ill")
-    report = hd.sr.srread(folder / "dicom/report.dcm")
+    report = hd.sr.srread(folder / "report.dcm")
     (group,) = report.content.get_image_measurement_groups()
     values = {m.name.meaning: m.value for m in group.get_measurements()}
     assert values["Anomaly score"] == pytest.approx(result.score, rel=1e-5)
     assert values["P-Value"] == pytest.approx(result.p_value, rel=1e-5)
-    regions = hd.seg.segread(folder / "dicom/regions.dcm")
+    regions = hd.seg.segread(folder / "regions.dcm")
     voxels = int(regions.pixel_array.sum())
     assert values["Volume"] == pytest.approx(voxels * 2.5 * 1.0, rel=0.01)
     verdict = next(e for e in group.get_qualitative_evaluations() if e.name.meaning == "Verdict")
     assert verdict.value.meaning.startswith("Flagged" if result.verdict == Verdict.ABNORMAL else "Not flagged")
-    assert result.model[:64] in str(pydicom.dcmread(folder / "dicom/report.dcm").to_json())
+    assert result.model[:64] in str(pydicom.dcmread(folder / "report.dcm").to_json())
 
 
 def test_a_radiograph_has_no_parametric_map(tmp_path, salus):
@@ -138,20 +138,20 @@ def test_a_radiograph_has_no_parametric_map(tmp_path, salus):
     saved(tmp_path / "new/a.dcm", radiograph(pixels, PatientOrientation=["L", "F"], ImagerPixelSpacing=[0.2, 0.2]))
     code, out, err = salus("screen", tmp_path / "new", "--model", folder, "--out", tmp_path / "r", "--dicom")
     assert code == 0, out + err
-    made = {path.name for path in (tmp_path / "r/a/dicom").iterdir()}
+    made = {path.name for path in (tmp_path / "r/a").glob("*.dcm")}
     assert {"overlay.dcm", "report.dcm"} <= made <= {"overlay.dcm", "report.dcm", "regions.dcm"}
     assert (tmp_path / "r/a/map.tif").is_file()
-    assert list(pydicom.dcmread(tmp_path / "r/a/dicom/overlay.dcm").PatientOrientation) == ["L", "F"]
+    assert list(pydicom.dcmread(tmp_path / "r/a/overlay.dcm").PatientOrientation) == ["L", "F"]
 
 
 def test_objects_asked_for_later_are_made_later_and_again_the_same(model, screened, tmp_path, salus):
     root, out = screened
     arguments = ("screen", root / "ill", "--model", model, "--out", tmp_path)
     assert salus(*arguments)[0] == 0
-    assert not list(tmp_path.rglob("dicom"))
+    assert not list(tmp_path.rglob("*.dcm"))
     assert salus(*arguments, "--dicom")[0] == 0
     (again,) = tmp_path.rglob("report.dcm")
-    assert pydicom.dcmread(again).SOPInstanceUID == pydicom.dcmread(out / "ill/dicom/report.dcm").SOPInstanceUID
+    assert pydicom.dcmread(again).SOPInstanceUID == pydicom.dcmread(out / "ill/report.dcm").SOPInstanceUID
 
 
 def test_nothing_of_the_patient_is_told_outside_the_dicom_files(screened):
@@ -172,11 +172,9 @@ def dciodvfy():
 def errors(dciodvfy, folder):
     """Lines that the validator calls errors, of all DICOM files under a folder."""
     found = []
-    for path in sorted(folder.rglob("dicom/*.dcm")):
+    for path in sorted(folder.rglob("*.dcm")):
         told = subprocess.run([dciodvfy, "-new", path], capture_output=True, text=True, check=False)
-        found += [
-            f"{path.parent.parent.name}/{path.name}: {line}" for line in told.stderr.splitlines() if "Error" in line
-        ]
+        found += [f"{path.parent.name}/{path.name}: {line}" for line in told.stderr.splitlines() if "Error" in line]
     return found
 
 
@@ -187,7 +185,7 @@ def test_a_validator_finds_no_error(screened, dciodvfy):
 def test_dcmtk_reads_the_report(screened):
     _, folder, result = of(screened, "ill")
     told = subprocess.run(
-        [program("dsrdump", "dcmtk"), folder / "dicom/report.dcm"], capture_output=True, text=True, check=True
+        [program("dsrdump", "dcmtk"), folder / "report.dcm"], capture_output=True, text=True, check=True
     )
     assert "Comprehensive SR Document" in told.stdout
     assert f'"Anomaly score")="{result.score:.5f}'[:24] in told.stdout
@@ -199,7 +197,7 @@ def test_real_ct_and_mr_files_give_valid_objects(shared_data, model, tmp_path, s
     mr = sorted(files.glob("MR_small*.dcm"))
     code, out, _ = salus("screen", files / "ct_series", *mr, "--model", model, "--out", tmp_path, "--dicom")
     assert code == 3  # the series has a gap of 20 cm: both its parts are judged, and both say so
-    assert out.count("of 2 of a series with gaps: slices are missing") == 2
+    assert out.count("of 2 of a series with gaps or of several spacings") == 2
     assert len(list(tmp_path.rglob("map.dcm"))) == 2 + len(mr)
     assert errors(dciodvfy, tmp_path) == []
 
@@ -266,10 +264,10 @@ def test_every_orientation_comes_home_with_the_volume_of_its_regions(name, model
     assert errors(dciodvfy, tmp_path / "r") == []
     (case,) = open_dataset("folder", tmp_path / "s")
     source, nifti = read_study(case.images), read_image(tmp_path / "r/e/map.nii.gz")
-    written = read_image(tmp_path / "r/e/dicom/map.dcm")
+    written = read_image(tmp_path / "r/e/map.dcm")
     np.testing.assert_allclose(resample(written, like=nifti, order=0).array, nifti.array, rtol=1e-6)
-    regions = int(hd.seg.segread(tmp_path / "r/e/dicom/regions.dcm").pixel_array.sum())
-    (group,) = hd.sr.srread(tmp_path / "r/e/dicom/report.dcm").content.get_image_measurement_groups()
+    regions = int(hd.seg.segread(tmp_path / "r/e/regions.dcm").pixel_array.sum())
+    (group,) = hd.sr.srread(tmp_path / "r/e/report.dcm").content.get_image_measurement_groups()
     (extent,) = (m for m in group.get_measurements() if m.name.meaning in ("Volume", "Area"))
     assert extent.name.meaning == "Volume"
     assert extent.value == pytest.approx(regions * abs(np.linalg.det(source.affine[:3, :3])), rel=1e-4)
@@ -290,10 +288,10 @@ def test_slices_that_were_not_judged_have_no_frame(tmp_path, salus):
     code, out, err = salus("screen", tmp_path / "s", "--model", mid, "--out", tmp_path / "r", "--dicom")
     assert code == 0, out + err
     for name in ("e", "p"):
-        made = pydicom.dcmread(tmp_path / f"r/{name}/dicom/map.dcm")
+        made = pydicom.dcmread(tmp_path / f"r/{name}/map.dcm")
         (group,) = made.PerFrameFunctionalGroupsSequence
         assert group.PlanePositionSequence[0].ImagePositionPatient[2] == 34  # the middle one
-        assert "regions.dcm" not in {path.name for path in (tmp_path / f"r/{name}/dicom").iterdir()}  # no verdict
+        assert "regions.dcm" not in {path.name for path in (tmp_path / f"r/{name}").glob("*.dcm")}  # no verdict
 
 
 def test_nothing_of_a_patient_whose_header_is_odd_is_told(model, tmp_path, salus):
@@ -315,7 +313,7 @@ def test_nothing_of_a_patient_whose_header_is_odd_is_told(model, tmp_path, salus
         file.save_as(path)
     code, out, err = salus("screen", tmp_path / "s", "--model", model, "--out", tmp_path / "r", "--dicom")
     assert code == 0, out + err
-    assert (tmp_path / "r/p/dicom/report.dcm").is_file()
+    assert (tmp_path / "r/p/report.dcm").is_file()
     told = (
         out
         + err
@@ -362,6 +360,42 @@ def test_a_dicomdir_tells_what_is_missing(model, tmp_path, salus):
     volume = np.repeat(np.round(900 * discs(1)[0, 0]).astype(np.int16)[..., None], SLICES, axis=2)
     paths = series(tmp_path / "disc/a", volume, [0, 0, 2.5])
     dicomdir(tmp_path / "disc/dicomdir", [["A", path.name.upper()] for path in paths] + [["A", "GONE"]])
-    code, out, _ = salus("screen", tmp_path / "disc/dicomdir", "--model", model, "--out", tmp_path / "r")
+    command = ("screen", tmp_path / "disc/dicomdir", "--model", model, "--out", tmp_path / "r")
+    code, out, _ = salus(*command)
     assert code == 3
     assert "a: dicomdir lists 1 files that are not there, such as A/GONE" in out
+    dicomdir(tmp_path / "disc/dicomdir", [["A", path.name.upper()] for path in paths])
+    assert salus(*command)[0] == 0  # nothing is missing any more, and nothing says so
+
+
+def test_studies_of_one_name_are_told_apart_by_the_folder_above(model, tmp_path, salus):
+    volume = np.repeat(np.round(900 * discs(1)[0, 0]).astype(np.int16)[..., None], SLICES, axis=2)
+    folders = [tmp_path / person / "study" for person in ("p1", "p2")]
+    for folder in folders:
+        series(folder, volume, [0, 0, 2.5])
+    code, out, err = salus("screen", *folders, "--model", model, "--out", tmp_path / "r")
+    assert code == 0, out + err
+    assert [str(f.relative_to(tmp_path / "r")) for f, _ in read_results(tmp_path / "r")] == ["p1/study", "p2/study"]
+
+
+def test_what_can_be_derived_is_and_the_rest_is_named(model, tmp_path, salus):
+    volume = np.repeat(np.round(900 * discs(1)[0, 0]).astype(np.int16)[..., None], SLICES, axis=2)
+    series(tmp_path / "s/p", volume, [0, 0, 2.5], FrameOfReferenceUID=None)
+    code, out, _ = salus("screen", tmp_path / "s", "--model", model, "--out", tmp_path / "r", "--dicom")
+    assert code == 3
+    assert "no DICOM can be derived for map (" in out
+    assert (tmp_path / "r/p/overlay.dcm").is_file()
+
+
+def test_a_mask_beside_the_image_is_said_to_be_there(model, tmp_path, salus):
+    volume = np.repeat(np.round(900 * discs(1, hole=True)[0, 0]).astype(np.int16)[..., None], SLICES, axis=2)
+    data = tmp_path / "d"
+    series(data / "test/hole/p", volume, [0, 0, 2.5], PixelSpacing=[1.0, 1.0])
+    (data / "ground_truth/hole").mkdir(parents=True)
+    nibabel.Nifti1Image(np.ones((8, 8, 2), np.uint8), np.diag([1.0, 1, 1, 1])).to_filename(
+        data / "ground_truth/hole/p_mask.nii.gz"
+    )
+    assert salus("screen", data, "--model", model, "--out", tmp_path / "r")[0] == 0
+    code, out, _ = salus("evaluate", tmp_path / "r", "--data", data, "--out", tmp_path / "e")
+    assert code == 3
+    assert "the mask of 'hole' lies beside the image" in out

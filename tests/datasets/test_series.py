@@ -23,6 +23,10 @@ VOLUME = np.random.default_rng(0).integers(0, 900, (12, 10, 6)).astype(np.int16)
         ([2.0, 0.0, 1.0], [[1, 2, 0]]),
         ([0.0, 1.0, 2.0, 4.0, 5.0], [[0, 1, 2], [3, 4]]),
         ([-99.48, 103.02, 104.27, 105.52], [[0], [1, 2, 3]]),
+        ([0.0, 1.0, 2.0, 3.0, 8.0, 13.0, 18.0], [[0, 1, 2, 3], [4, 5, 6]]),  # thin slices, then thick ones
+        ([0.0, 5.0, 10.0, 15.0, 16.0, 17.0], [[0, 1, 2], [3, 4, 5]]),
+        (np.round(np.arange(16) * 0.33, 1), [list(range(16))]),  # written with one digit
+        (np.round(np.arange(16) * 0.75, 1), [list(range(16))]),
         ([0.0, 1.2, 2.5, 3.8, 5.0], [[0, 1, 2, 3, 4]]),  # 1.25 mm, written with one digit
         ([0.0, 1.0, 1.0, 2.0], [[0, 1, 2, 3]]),  # two at one place: several volumes, no gap
     ],
@@ -59,6 +63,13 @@ def test_a_patient_cannot_be_found_by_trying_all_numbers(tmp_path):
     assert case.patient_id not in {hashlib.sha256(str(n).encode()).hexdigest()[:16] for n in range(10_000)}
     saved(tmp_path / "b/c.dcm", radiograph(np.eye(9, dtype=np.uint8), PatientID="4711", StudyInstanceUID="9.9"))
     assert len({case.patient_id for case in cases(tmp_path).values()}) == 1  # of whatever study, in whatever folder
+
+
+def test_a_series_beside_its_conversion_and_at_the_root_has_a_name_of_its_own(tmp_path):
+    paths = series(tmp_path / "p1", VOLUME, [0, 0, 2.0])
+    assert list(cases(tmp_path / "p1")) == ["p1"]
+    (tmp_path / "p1.nii.gz").write_bytes(b"")
+    assert sorted(cases(tmp_path)) == ["p1.nii.gz", f"p1/{min(path.name for path in paths)}"]
 
 
 def test_a_gap_divides_a_series(tmp_path):

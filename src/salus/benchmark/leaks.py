@@ -136,16 +136,16 @@ def look(case: Case) -> Seen | str:
 
 def properties(case: Case, image: Image) -> dict[str, float]:
     """Numbers that tell nothing of anatomy: of the file, its name, its size, its brightness and its border."""
-    path = case.images[0].path
+    name = case.case_id.rpartition("/")[2]
     scaled = percentile(image, 0.5, 99.5).array
     border = np.concatenate([scaled[edge].ravel() for edge in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1])])
-    numbers = re.findall(r"\d+", path.stem)
+    numbers = re.findall(r"\d+", name)
     rows, columns = image.array.shape[:2]
     found = {
         "size: pixels": float(rows * columns),
         "size: width / height": columns / rows,
-        "size: bytes of the file": float(path.stat().st_size),
-        "name: length": float(len(path.stem)),
+        "size: bytes of the file": float(sum(image.path.stat().st_size for image in case.images)),
+        "name: length": float(len(name)),
         "brightness: mean of the stored values": float(image.array.mean()),
         "brightness: mean, scaled": float(scaled.mean()),
         "border: mean, scaled": float(border.mean()),
@@ -166,7 +166,7 @@ def giveaways(seen: Sequence[tuple[Case, Seen]]) -> tuple[Giveaway, ...]:
     weights = resample([case.patient_id for case, _ in tested], abnormal)
     names = sorted(set.intersection(*(set(one.properties) for _, one in tested)))
     columns = {name: np.array([one.properties[name] for _, one in tested]) for name in names}
-    columns["name: its letters"] = letters([case.images[0].path.stem for case, _ in tested], abnormal)
+    columns["name: its letters"] = letters([case.case_id.rpartition("/")[2] for case, _ in tested], abnormal)
     found = []
     for name, values in columns.items():
         low, high = interval(weighted_auroc(abnormal, values, weights))

@@ -7,7 +7,7 @@ nothing. What does not fit is never dropped in silence: it becomes a problem, a 
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -232,7 +232,7 @@ def truth(one: Judged, shape: tuple[int, ...]) -> list[tuple[Finding, Mask]]:
     found = []
     for finding in one.case.findings if one.abnormal else ():
         if finding.mask is not None:
-            mask = on_grid(read_study([finding.mask]), one, shape).array > finding.above
+            mask = on_grid(finding, one, shape)
             if mask.shape != shape:
                 raise ImageError(
                     f"the mask of '{finding.name}' is {by(mask.shape)}, the image {by(shape)}: left out of the pixel "
@@ -248,15 +248,28 @@ def truth(one: Judged, shape: tuple[int, ...]) -> list[tuple[Finding, Mask]]:
     return found
 
 
-def on_grid(mask: Image, one: Judged, shape: tuple[int, ...]) -> Image:
-    """A mask in mm on the grid of a map in mm, voxel by voxel the nearest; any other mask as it is."""
+def on_grid(finding: Finding, one: Judged, shape: tuple[int, ...]) -> Mask:
+    """A finding's mask; one in mm on the grid of a map in mm, voxel by voxel the nearest.
+
+    Raises:
+        ImageError: it cannot be read, or half of it or more lies beside the image.
+    """
+    if finding.mask is None:
+        raise ValueError("only findings with a mask are laid on a grid")
+    image = read_study([finding.mask])
+    mask: Mask = image.array > finding.above
     path = one.folder / one.result.files.get("map", "")
-    if mask.unit != "mm" or not path.name.endswith((".nii", ".nii.gz")):
+    if image.unit != "mm" or not path.name.endswith((".nii", ".nii.gz")):
         return mask
     affine = np.asarray(nibabel.load(path).affine, dtype=np.float64)  # type: ignore[attr-defined]
-    if mask.array.shape == shape and np.allclose(mask.affine, affine, atol=1e-3):
+    if mask.shape == shape and np.allclose(image.affine, affine, atol=1e-3):
         return mask
-    return resample(mask, like=Image(array=np.zeros(shape, np.float32), affine=affine, unit="mm"), order=0)
+    grid = Image(array=np.zeros(shape, np.float32), affine=affine, unit="mm")
+    moved: Mask = resample(replace(image, array=mask.astype(np.float32)), like=grid, order=0).array > 0.5
+    share = moved.sum() * abs(np.linalg.det(affine[:3, :3])) / max(mask.sum(), 1)
+    if share < 0.5 * abs(np.linalg.det(image.affine[:3, :3])):
+        raise ImageError(f"the mask of '{finding.name}' lies beside the image: left out of the pixel metrics")
+    return moved
 
 
 def inside_box(box: tuple[float, float, float, float], shape: tuple[int, ...]) -> Mask:

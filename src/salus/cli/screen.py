@@ -35,8 +35,7 @@ def screen(
     with bar("studies") as (progress, task):
 
         def shown(result: "Result", total: int) -> None:
-            usual = result.verdict == Verdict.CANNOT_JUDGE and result.score is not None  # no threshold, once told
-            if result.score is None or len(result.reasons) > usual:
+            if result.score is None or result.remark:
                 failed.append(result)
             progress.update(task, total=total, advance=1, note=result.case_id)
 
@@ -47,11 +46,16 @@ def screen(
     answer = {
         "results": out,
         "counts": counts,
-        "failed": {r.case_id: list(r.reasons) for r in failed},
+        "failed": {r.case_id: told(r) for r in failed},
         "left_out": left_out,
     }
-    lines = [f"{r.case_id}: {'; '.join(r.reasons)}" for r in failed]
+    lines = [f"{r.case_id}: {'; '.join(told(r))}" for r in failed]
     lines += [f"{name} was passed over: {reason}" for name, reason in left_out]
     totals = ", ".join(f"{counts[v]} {v}" for v in Verdict)
     say(answer, as_json, "\n".join([*lines, f"{out}: {totals}"]))
     raise typer.Exit(3 if failed else 0)
+
+
+def told(result: "Result") -> list[str]:
+    """Why a study was not judged, or what is wrong with one that was."""
+    return [result.remark] if result.score is not None else list(result.reasons)

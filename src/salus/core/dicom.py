@@ -1,6 +1,7 @@
 """How pydicom is used here: quietly. What it says of odd values would tell names and dates of patients."""
 
 import logging
+import warnings
 from typing import Any
 
 
@@ -16,4 +17,6 @@ def pydicom() -> Any:
     package.config.settings.writing_validation_mode = package.config.IGNORE
     for name in ("pydicom", "highdicom"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+        # For the whole process: a filter for a while is shared by all threads, and one would end another's.
+        warnings.filterwarnings("ignore", module=rf"{name}(\..*)?$")
     return package

@@ -27,6 +27,7 @@ class Result:
         score: higher is more abnormal; None where it could not be judged.
         p_value: share of healthy calibration cases that score at least this much, conformal, in (0, 1].
         threshold: score above which a case is called abnormal; None when the model is not calibrated.
+        remark: what is wrong with a study that was judged all the same; "" where nothing is.
         slice_scores: one score a screened slice, in the order of the volume; empty for a picture.
         files: what was written beside this file, by role (map, restored, overlay).
         seconds: wall time spent on the case.
@@ -41,6 +42,7 @@ class Result:
     p_value: float | None = None
     threshold: float | None = None
     reasons: tuple[str, ...] = ()
+    remark: str = ""
     slice_scores: tuple[float, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0

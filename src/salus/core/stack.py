@@ -5,8 +5,9 @@ from numpy.typing import ArrayLike, NDArray
 
 SAME_PLACE = 1e-3  # mm
 SAME_DIRECTION = 5e-3  # of cosines, which some scanners write with three digits
-JITTER = 0.1  # share of the usual distance that another may be off, and
-ROUNDED = 0.05  # mm that any may be off: positions written with one digit
+GAP = (
+    1.5  # times the smaller of its neighbours' distances that a distance may be: positions are written with few digits
+)
 
 
 def normal_of(orientation: ArrayLike) -> NDArray[np.float64]:
@@ -25,19 +26,19 @@ def alike(a: ArrayLike, b: ArrayLike) -> bool:
 
 
 def runs(heights: ArrayLike) -> list[list[int]]:
-    """Indices of slices in the order of their heights, cut where one is missing or where another distance begins.
+    """Indices of slices in the order of their heights, cut where one is missing or another distance begins.
 
     Args:
         heights: (n,) mm along the normal. Two at one place cut nothing: that is no gap, but several volumes.
 
     Returns:
-        One list a run; a single one where all distances are the usual (median) one to within 10 % or 0.05 mm.
+        One list a run; a single one where no distance is more than 1.5 times that before or after it.
     """
     height = np.asarray(heights, dtype=np.float64)
     order = np.argsort(height, kind="stable").tolist()
     gaps = np.diff(height[order])
-    if len(gaps) == 0 or gaps.min() < SAME_PLACE:
+    if len(gaps) < 2 or gaps.min() < SAME_PLACE:
         return [order]
-    usual = float(np.median(gaps))
-    cuts = np.flatnonzero(np.abs(gaps - usual) > max(JITTER * usual, ROUNDED)) + 1
+    beside = np.minimum(np.append(gaps[1:], np.inf), np.append(np.inf, gaps[:-1]))
+    cuts = np.flatnonzero(gaps > GAP * beside) + 1
     return [part.tolist() for part in np.split(np.array(order), cuts)]

@@ -84,7 +84,9 @@ def stacks(files: Iterable[Path]) -> tuple[list[Stack], list[tuple[Path, str]]]:
         for volume in _volumes(members, height, headers):
             parts = runs([height[path] for path in volume])
             for number, part in enumerate(parts, start=1):
-                remark = f"part {number} of {len(parts)} of a series with gaps: slices are missing" * (len(parts) > 1)
+                remark = f"part {number} of {len(parts)} of a series with gaps or of several spacings" * (
+                    len(parts) > 1
+                )
                 found.append(Stack(files=tuple(volume[index] for index in part), patient=patient, remark=remark))
     left_out = [(path, header.no_image) for path, header in headers.items() if header.no_image]
     return sorted(found, key=lambda stack: min(stack.files)), left_out

@@ -122,11 +122,13 @@ def _studies(
     for stack in found:
         first = PurePosixPath(min(stack.files).relative_to(root).as_posix())
         name = _stem(first) if stems[_stem(first)] == 1 else str(first)
-        if len(stack.files) > 1 and together[stack.files[0].parent] == 1 and first.parent != PurePosixPath("."):
-            name = str(first.parent)
-        named.append((name, stack))
+        if len(stack.files) > 1 and together[stack.files[0].parent] == 1:
+            name = str(first.parent) if first.parent != PurePosixPath(".") else root.resolve().name
+        named.append((name, str(first), stack))
+    often = Counter(name for name, _, _ in named)
+    chosen = [(name if often[name] == 1 else whole, stack) for name, whole, stack in named]  # p1.nii.gz beside p1/
     left_out = [(path.relative_to(root).as_posix(), reason) for path, reason in no_images]
-    return sorted(named, key=lambda pair: pair[0]), left_out
+    return sorted(chosen, key=lambda pair: pair[0]), left_out
 
 
 def _row(root: Path, metadata: Mapping[PurePosixPath, _Row], case: PurePosixPath, files: list[PurePosixPath]) -> _Row:

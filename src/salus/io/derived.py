@@ -11,8 +11,8 @@ wants a place in the patient, which a projection has not; its float map is the .
 """
 
 import io
-import warnings
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,16 @@ from salus.core.errors import ImageError
 from salus.core.kinds import is_dicom
 from salus.io.files import write_whole
 
+FORMS = {"PatientSex": re.compile("[MFO]?"), "PatientAge": re.compile(r"(\d{3}[DWMY])?")}
 TYPE_2 = ("AccessionNumber", "StudyID", "PatientName", "PatientID", "PatientSex", "ReferringPhysicianName")
-NONE_DERIVED = "no DICOM can be derived from it"
+NONE_DERIVED = "no DICOM can be derived"
+UNFIT = (
+    AttributeError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+)  # what libraries say of attributes they cannot use
 NOTICE = "Research use only, not for diagnosis"
 SCHEME = "99SALUS"  # codes of our own: the standard has none for these
 SERIES = {"map": 9101, "regions": 9102, "report": 9103, "overlay": 9104}  # numbers, far from a scanner's
@@ -73,8 +81,8 @@ def from_dicom(images: Sequence[Source]) -> bool:
 
 def write_derived(
     folder: Path, source: Image, anomaly: Image, shown: Image, threshold: float | None, result: Result, method: str
-) -> dict[str, str]:
-    """Write the objects into `folder`/dicom; returns their names relative to `folder` by role.
+) -> tuple[dict[str, str], str]:
+    """Write the objects into `folder`; returns their names by role, and what could not be made, "" where all could.
 
     Args:
         folder: of the case; it holds overlay.png.
@@ -87,32 +95,43 @@ def write_derived(
         ImageError: the source files lack what these objects must carry.
         StorageError: disk full.
     """
-    role = "header"
     try:
         derived = gathered(folder, source, anomaly, shown, threshold, result, method)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what libraries say of odd values would tell names and dates
-            role = "overlay"
-            objects = {role: overlay(derived)}
-            if derived.in_space:
-                role = "map"
-                objects[role] = parametric_map(derived)
-            if derived.regions is not None and derived.regions.any():
-                role = "regions"
-                objects[role] = segmentation(derived, derived.regions)
-            role = "report"
-            objects[role] = report(derived, objects.get("regions"))
-    except (AttributeError, ValueError, TypeError, KeyError) as error:
-        told = f"its {role} fails with {type(error).__name__}"  # the message could hold what an attribute holds
-        raise ImageError(f"{source.origin.files[0]}: {NONE_DERIVED}: {told}.") from error
-    (folder / "dicom").mkdir(exist_ok=True)
+    except UNFIT as error:
+        raise ImageError(f"{source.origin.files[0].name}: {NONE_DERIVED}: {lacking(error)}.") from error
+    contents, failed = made_of(derived)
     files = {}
-    for role, made in objects.items():
-        buffer = io.BytesIO()
-        made.save_as(buffer, enforce_file_format=True)
-        files[f"dicom_{role}"] = f"dicom/{role}.dcm"
-        write_whole(folder / files[f"dicom_{role}"], buffer.getvalue())
-    return files
+    for role, content in contents.items():
+        files[f"dicom_{role}"] = f"{role}.dcm"
+        write_whole(folder / files[f"dicom_{role}"], content)
+    remark = f"{source.origin.files[0].name}: {NONE_DERIVED} for {', '.join(failed)}" * bool(failed)
+    return files, remark
+
+
+def made_of(derived: Derived) -> tuple[dict[str, bytes], list[str]]:
+    """The objects that can be made, as files, by role, and which cannot, with the reason."""
+    objects: dict[str, Any] = {}
+    contents, failed = {}, []
+    makers: dict[str, Callable[[], Any]] = {"overlay": lambda: overlay(derived)}
+    if derived.in_space:
+        makers["map"] = lambda: parametric_map(derived)
+    if (regions := derived.regions) is not None and regions.any():
+        makers["regions"] = lambda: segmentation(derived, regions)
+    makers["report"] = lambda: report(derived, objects.get("regions"))
+    for role, make in makers.items():
+        try:
+            made, buffer = make(), io.BytesIO()
+            made.save_as(buffer, enforce_file_format=True)
+            objects[role], contents[role] = made, buffer.getvalue()
+        except UNFIT as error:
+            failed.append(f"{role} ({lacking(error)})")
+    return contents, failed
+
+
+def lacking(error: Exception) -> str:
+    """What is wrong, without what an attribute holds: that could be a name."""
+    name = getattr(error, "name", None)
+    return f"there is no {name}" if name else f"an attribute makes no sense, {type(error).__name__}"
 
 
 def gathered(
@@ -154,11 +173,11 @@ def blanked(header: Any) -> Any:
     from pydicom.valuerep import DA, TM
 
     kinds = {"StudyDate": DA, "PatientBirthDate": DA, "StudyTime": TM}
-    for keyword in (*TYPE_2, *kinds):
+    for keyword in (*TYPE_2, *kinds, *FORMS):
         try:
             value = str(header.get(keyword) or "")
             kinds.get(keyword, str)(value)
-            fine = keyword != "PatientSex" or value in ("", "M", "F", "O")
+            fine = FORMS[keyword].fullmatch(value) is not None if keyword in FORMS else True
         except (ValueError, TypeError):
             fine = False
         if keyword not in header or not fine:
