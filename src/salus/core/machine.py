@@ -3,9 +3,11 @@
 import math
 import os
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 
+@cache
 def memory() -> float:
     """Bytes of memory that this process may have; infinite where the system does not say."""
     there = math.inf
