@@ -5,15 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salus.core import Label, Split
+from salus.core import Finding, Label, Split
 from salus.core.errors import LayoutError
 from salus.datasets import open_dataset
 from salus.datasets.vindr_cxr import fused
+from salus.io import read_study
 from tests.datasets.layouts import ABNORMAL, HEALTHY, LAYOUTS
-from tests.datasets.layouts.vindr_cxr import HEADER
+from tests.datasets.layouts.vindr_cxr import HEADER, ones, write_physionet
 from tests.datasets.test_rsna import names_of
 
 FIRST, SICK = f"{1:032x}", f"{101:032x}"
+SOUND, ILL = f"{201:032x}", f"{301:032x}"  # of PhysioNet's test
 
 
 @pytest.fixture
@@ -22,9 +24,15 @@ def root(tmp_path):
     return tmp_path
 
 
-def write(root, name, *rows):
+@pytest.fixture
+def release(tmp_path):
+    write_physionet(tmp_path)
+    return tmp_path
+
+
+def write(root, name, *rows, table="train.csv"):
     """The rows of one image in place of those that were there."""
-    path = root / "train.csv"
+    path = root / table
     kept = [line for line in path.read_text().splitlines() if not line.startswith(name)]
     path.write_text("\n".join([*kept, *(f"{name},{row}" for row in rows)]) + "\n")
 
@@ -117,7 +125,10 @@ def test_half_a_download_is_told(root):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda root: (root / "train.csv").unlink(), r"holds no train.csv. Expected train.csv and train/\*.dicom"),
+        (
+            lambda root: (root / "train.csv").unlink(),
+            r"no train.csv or annotations/image_labels_train.csv. Expected train.csv and .* or annotations/\*.csv",
+        ),
         (lambda root: (root / "train").rename(root / "images"), "holds no train. Expected"),
         (lambda root: (root / "train.csv").write_text(HEADER.replace("rad_id", "rad")), "'rad_id'. Did you mean 'rad'"),
         (lambda root: write(root, SICK, "ILD,5,R1,2,,9,9"), f"y_min '', .* of '{SICK}' are not all numbers"),
@@ -127,6 +138,86 @@ def test_another_folder_is_refused(root, damage, message):
     damage(root)
     with pytest.raises(LayoutError, match=message):
         open_dataset("vindr-cxr", root)
+
+
+def test_physionets_parts_are_kept_and_only_normal_images_are_learned_from(release):
+    dataset = open_dataset("vindr-cxr", release)
+    assert Counter((c.split, c.label) for c in dataset) == {
+        (Split.TRAIN, Label.NORMAL): HEALTHY,
+        (Split.TEST, Label.NORMAL): ABNORMAL,
+        (Split.TEST, Label.ABNORMAL): ABNORMAL,
+    }
+    assert dataset.left_out == ((SICK, "abnormal, in the training part"),)
+    assert case(release, ILL).findings == (Finding(name="Nodule/Mass", box=(12.5, 12.0, 7.5, 8.0)),)
+    assert dataset.notes == ("13 images in train, published: 15,000", "8 images in test, published: 3,000")
+    assert read_study(dataset[0].images).array.shape == (32, 32)
+
+
+def test_boxes_five_agreed_on_stay_as_they_are(release):
+    boxes = ["2,2,9,9", "2,2,9,8", "2,2,9,9", "4,4,4,9"]  # near each other, one twice, one without area
+    write(release, ILL, *(f"ILD,{box}" for box in boxes), table="annotations/annotations_test.csv")
+    write(release, ILL, ones("ILD", "Pneumonia"), table="annotations/image_labels_test.csv")
+    assert [f.box for f in case(release, ILL).findings] == [(2.0, 2.0, 7.0, 6.0), (2.0, 2.0, 7.0, 7.0)]
+
+
+def test_a_diagnosis_without_a_box_is_abnormal_whatever_else_is_said(release):
+    write(release, SOUND, ones("Other diseases", "No finding"), table="annotations/image_labels_test.csv")
+    assert case(release, SOUND).findings == (Finding(name="Other disease"),)  # as the test's table spells it
+    assert case(release, SOUND).label == Label.ABNORMAL
+
+
+def test_a_box_in_an_image_labelled_no_finding_is_a_finding(release):
+    write(release, SOUND, "ILD,2,2,9,9", table="annotations/annotations_test.csv")
+    assert case(release, SOUND).label == Label.ABNORMAL
+    write(release, FIRST, "R2,ILD,2,2,9,9", table="annotations/annotations_train.csv")
+    assert (FIRST, "abnormal, in the training part") in open_dataset("vindr-cxr", release).left_out
+
+
+def test_who_said_nothing_at_all_did_not_say_no_finding(release):
+    write(release, SOUND, ones(), table="annotations/image_labels_test.csv")
+    assert case(release, SOUND).label == Label.UNKNOWN
+    for silent in ([f"R3,{ones()}"], []):
+        said = [f"{reader},{ones('No finding')}" for reader in ("R1", "R2")]
+        write(release, FIRST, *said, *silent, table="annotations/image_labels_train.csv")
+        assert (FIRST, "unknown, in the training part") in open_dataset("vindr-cxr", release).left_out
+
+
+def test_half_a_release_is_told(release):
+    (release / "train" / f"{FIRST}.dicom").unlink()
+    write(release, ILL, table="annotations/image_labels_test.csv")
+    dataset = open_dataset("vindr-cxr", release)
+    assert dict(dataset.left_out)[FIRST] == "no image"
+    assert dict(dataset.left_out)[ILL] == "no row in image_labels_test.csv"
+    assert "7 images in test, published: 3,000" in dataset.notes
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda root: (root / "test").rename(root / "images"), "holds no test. Expected train.csv"),
+        (lambda root: (root / "annotations/annotations_test.csv").unlink(), "no annotations/annotations_test.csv. Exp"),
+        (
+            lambda root: (root / "annotations/image_labels_test.csv").write_text("image_id,No Finding\n"),
+            "'No finding'. Did you mean 'No Finding'",
+        ),
+        (
+            lambda root: write(root, SOUND, ones().replace("0", "", 1), table="annotations/image_labels_test.csv"),
+            f"Aortic enlargement '', .* of '{SOUND}' are not all numbers",
+        ),
+        (
+            lambda root: write(root, SOUND, ones().replace("0", "2", 1), table="annotations/image_labels_test.csv"),
+            f"a label of '{SOUND}' is neither 0 nor 1",
+        ),
+        (
+            lambda root: write(root, ILL, "ILD,2,,9,9", table="annotations/annotations_test.csv"),
+            f"y_min '', .* of '{ILL}' are not all numbers",
+        ),
+    ],
+)
+def test_a_damaged_release_is_refused(release, damage, message):
+    damage(release)
+    with pytest.raises(LayoutError, match=message):
+        open_dataset("vindr-cxr", release)
 
 
 @pytest.mark.slow
