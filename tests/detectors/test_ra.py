@@ -99,6 +99,15 @@ def test_equation_3_is_half_the_squared_difference_and_the_angle(cosine):
     assert ra.reversed_loss(*codes).item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_gradients_of_equation_3_lie_in_memory_as_the_feature_maps_do():
+    ra = small().to(memory_format=torch.channels_last)
+    mean, log_var, maps = ra.encoder(torch.rand(3, 1, 32, 32))
+    maps = [m.detach().contiguous(memory_format=torch.channels_last).requires_grad_() for m in maps]
+    loss = ra.reversed_loss((mean, log_var, maps), ra.encoder(torch.rand(3, 1, 32, 32)))
+    gradients = torch.autograd.grad(loss, maps[:-1])
+    assert all(gradient.is_contiguous(memory_format=torch.channels_last) for gradient in gradients)
+
+
 def test_each_step_leaves_the_other_half_bit_identical():
     ra = small().train()
     real = stepper(ra)

@@ -86,8 +86,10 @@ class RA(Introspective):
         """Scalar, eq. 3: half the mean squared difference plus 1 - cosine, summed over the feature maps."""
         total = torch.zeros_like(code[0][0, 0])
         for a, b in zip(self.tapped(code), self.tapped(code_rec), strict=True):
+            # In the order of a channels-last memory, neither entries nor their gradients are copied to flatten them.
+            a, b = (found.movedim(1, -1) for found in (a, b))
             if self.config.cosine == "per_position":
-                a, b = (found.movedim(1, -1).flatten(0, -2) for found in (a, b))
+                a, b = a.flatten(0, -2), b.flatten(0, -2)
             total = total + unlike(full(a), full(b), 0.5).mean()
         return total
 
