@@ -27,6 +27,7 @@ from safetensors.torch import save as save_tensors
 
 from salus.core import Dataset, Label, Split
 from salus.core.errors import ConfigError, LayoutError, ModelError
+from salus.core.machine import keep_freed_memory
 from salus.datasets import open_dataset
 from salus.detectors import Detector, build
 from salus.io import read_study, study_sha256
@@ -193,6 +194,7 @@ def detections(
     """What `detector` sees in many prepared slices: maps (n, 1, H, W), scores (n,), restored (n, 1, H, W) or None."""
     if not len(rows):
         raise ValueError("no slices to look at")
+    keep_freed_memory()
     device = next(chain(detector.parameters(), detector.buffers())).device
     half = precision == "bf16"
     layout = torch.channels_last if half else torch.contiguous_format

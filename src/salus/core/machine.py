@@ -1,10 +1,13 @@
-"""What this machine has."""
+"""What this machine has, and how this process uses it."""
 
+import ctypes
 import math
 import os
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+
+TRIM, MAP = -1, -3  # mallopt's numbers for the two thresholds
 
 
 @cache
@@ -16,3 +19,16 @@ def memory() -> float:
     with suppress(ValueError, OSError):  # a container's limit; "max" is none
         there = min(there, float(Path("/sys/fs/cgroup/memory.max").read_text()))
     return there
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Let blocks of up to 32 MiB that this process frees stay with it, where the C library is glibc.
+
+    glibc hands them back to the system, as every tensor of a batch is freed, and gets them again page by page for the
+    next: a tenth of a training step, a third of screening an image (`docs/benchmarks.md`). See mallopt(3).
+    """
+    with suppress(AttributeError, OSError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(MAP, 2**25)  # the most it takes
+        mallopt(TRIM, 2**31 - 1)

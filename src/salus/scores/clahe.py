@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from salus.core.machine import keep_freed_memory
+
 LEVELS = 2**14  # grey levels an image is stretched to, before and after
 TILES = 8  # contextual regions along each axis, when it divides evenly
 MOST_BINS = 1024  # the table of strides below holds bins x bins entries
@@ -80,10 +82,7 @@ class Grid(NamedTuple):
 @lru_cache(maxsize=16)
 def grid_of(height: int, width: int, bins: int, device: torch.device) -> Grid:
     """Kept for the sizes last seen: making it takes as long as equalising an image."""
-    if device.type == "cpu":
-        # glibc hands blocks this function frees straight back to the system, and faulting them in again costs
-        # more than the arithmetic. Freeing one large untouched block raises its threshold (mallopt(3)).
-        torch.empty(31 * 2**20, dtype=torch.uint8)
+    keep_freed_memory()
     rows, columns = tiling(height), tiling(width)
     above, below, down = neighbours(height, device)
     before, after, along = neighbours(width, device)

@@ -26,6 +26,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from salus.core.errors import ConfigError, ModelError, TrainingError, did_you_mean
+from salus.core.machine import keep_freed_memory
 from salus.detectors import Detector, Recipe
 from salus.io.files import write_whole
 from salus.model import device_of, learned
@@ -232,6 +233,7 @@ def make_fabric(device: str, precision: str) -> Fabric:
     Raises:
         ConfigError: no such device or precision here.
     """
+    keep_freed_memory()
     place = device_of(device)
     if precision not in ("auto", "fp32", "bf16"):
         raise ConfigError(f"There is no precision '{precision}'. Use auto, fp32 or bf16.")
