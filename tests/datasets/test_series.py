@@ -1,13 +1,16 @@
 """DICOM files in a folder: which of them are one case."""
 
 import hashlib
+import time
 
 import numpy as np
 import pydicom
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from salus.core import Label, Split
-from salus.core.errors import LayoutError
+from salus.core.errors import ImageError, LayoutError
 from salus.core.stack import runs
 from salus.datasets import open_dataset
 from salus.io import read_study
@@ -28,11 +31,49 @@ VOLUME = np.random.default_rng(0).integers(0, 900, (12, 10, 6)).astype(np.int16)
         (np.round(np.arange(16) * 0.33, 1), [list(range(16))]),  # written with one digit
         (np.round(np.arange(16) * 0.75, 1), [list(range(16))]),
         ([0.0, 1.2, 2.5, 3.8, 5.0], [[0, 1, 2, 3, 4]]),  # 1.25 mm, written with one digit
+        ([0.0, 5.0, 10.0, 15.0, 22.0, 29.0, 36.0], [[0, 1, 2, 3], [4, 5, 6]]),  # of a head: 5 mm, then 7
+        ([0.0, 7.0, 14.0, 19.0, 24.0, 29.0], [[0, 1], [2, 3, 4, 5]]),  # 14 belongs to the thin ones
+        ([*np.arange(20), *(19 + 1.1 * np.arange(1, 21))], [list(range(20)), list(range(20, 40))]),
+        ([0.0, 10.0, 20.0, 25.0, 30.0], [[0, 1], [2, 3, 4]]),
+        ([0.0, 1.0, 2.0, 5.0, 8.0, 9.0], [[0, 1, 2], [3], [4, 5]]),
+        ([0.0, 1.0, 3.0, 6.0, 10.0, 15.0], [[0, 1], [2, 3], [4, 5]]),  # nowhere even: never averaged
+        ([0.0, 0.2, 0.4, 0.8, 1.0], [[0, 1, 2], [3, 4]]),
         ([0.0, 1.0, 1.0, 2.0], [[0, 1, 2, 3]]),  # two at one place: several volumes, no gap
     ],
 )
 def test_runs_by_hand(heights, expected):
     assert runs(heights) == expected
+
+
+@given(
+    st.integers(3, 300), st.sampled_from([(0.2, 2), (0.33, 2), (0.5, 1), (0.625, 1), (1.25, 1), (5.0, 1)]),
+    st.integers(0, 10_000),
+)  # fmt: skip
+def test_digits_never_cut_a_series(count, written, seed):
+    step, digits = written
+    rng = np.random.default_rng(seed)
+    normal = rng.normal(size=3)
+    normal /= np.linalg.norm(normal)
+    line = rng.uniform(-200, 200, 3) + step * np.arange(count)[:, None] * normal
+    assert runs(np.round(line, digits) @ normal) == [list(range(count))]
+
+
+@given(st.lists(st.floats(0.1, 20), min_size=2, max_size=40))
+def test_every_run_lies_on_an_even_grid(gaps):
+    heights = np.cumsum([0.0, *gaps])
+    parts = runs(heights)
+    assert sorted(index for part in parts for index in part) == list(range(len(heights)))
+    for part in parts:
+        even = np.linspace(heights[part[0]], heights[part[-1]], len(part))
+        step = heights[part[1]] - heights[part[0]] if len(part) > 1 else 1.0
+        assert np.abs(heights[part] - even).max() <= 2 * min(max(0.2, step / 10), step / 3) + 1e-9
+
+
+def test_thousands_of_slices_are_cut_at_once():
+    heights = np.concatenate([np.arange(3000), 3004 + np.arange(2000)])
+    started = time.process_time()
+    assert [len(part) for part in runs(heights)] == [3000, 2000]
+    assert time.process_time() - started < 5
 
 
 def cases(root):
@@ -87,6 +128,120 @@ def test_series_in_one_folder_are_told_apart(tmp_path):
         saved(tmp_path / f"p1/z{index}.dcm", file)
     found = cases(tmp_path)
     assert {name: len(case.images) for name, case in found.items()} == {"p1/00": 6, "p1/z0": 4}
+
+
+def test_two_spacings_are_two_volumes_each_on_its_own_grid(tmp_path):
+    heights = [*range(0, 60, 5), *range(62, 100, 7)]
+    for index, height in enumerate(heights):
+        file = dicom(VOLUME[..., 0].copy(), ImagePositionPatient=[0, 0, height], InstanceNumber=index + 1)
+        saved(tmp_path / f"p1/{index:02}.dcm", file)
+    found = cases(tmp_path).values()
+    assert [case.remark[:11] for case in found] == ["part 1 of 2", "part 2 of 2"]
+    assert [read_study(case.images).spacing[2] for case in found] == [5, 7]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"PatientID": "9", "PatientName": "Roe^Jo", "StudyInstanceUID": "9.9"},
+        {"StudyInstanceUID": "9.9"},
+        {"FrameOfReferenceUID": "9.9"},
+        {"Modality": "PT"},
+    ],
+)
+def test_one_series_uid_does_not_join_what_does_not_belong_together(tmp_path, other):
+    series(tmp_path / "p1", VOLUME, [0, 0, 2.0])
+    series(tmp_path / "others", VOLUME[..., :4], [0, 0, 3.0], **other)
+    for path in (tmp_path / "others").iterdir():
+        path.rename(tmp_path / "p1" / f"z{path.name}")
+    found = cases(tmp_path)
+    assert {name: (len(case.images), case.remark) for name, case in found.items()} == {
+        "p1/00": (6, ""),
+        "p1/z00": (4, ""),
+    }
+    assert len({case.patient_id for case in found.values()}) == 1 + ("PatientID" in other)
+
+
+def test_a_series_in_two_folders_says_that_there_is_more_of_it(tmp_path):
+    for path in series(tmp_path / "p1/A", VOLUME, [0, 0, 2.0])[::2]:
+        (tmp_path / "p1/B").mkdir(exist_ok=True)
+        path.rename(tmp_path / "p1/B" / path.name)
+    for folder in ("p2", "copy of p2"):
+        series(tmp_path / folder, VOLUME, [0, 0, 2.0], PatientID="2")
+    more = "more slices of its series lie in another folder"
+    assert {name: case.remark for name, case in cases(tmp_path).items()} == {
+        "copy of p2": "",
+        "p1/A": more,
+        "p1/B": more,
+        "p2": "",
+    }
+
+
+NUMBERINGS = {
+    "one echo after the other": lambda place, echo: 5 * echo + place + 1,
+    "place by place": lambda place, echo: 2 * place + echo + 1,
+    "the same twice": lambda place, echo: place + 1,
+    "in turns": lambda place, echo: 2 * place + (echo + place) % 2 + 1,
+    "none": lambda place, echo: None,
+}
+
+
+def two_echoes(folder, number, **told):
+    for place in range(5):
+        for echo in range(2):
+            attributes = {keyword: values[echo] for keyword, values in told.items()}
+            file = dicom(
+                np.full((9, 9), 100 * (echo + 1), np.int16),
+                ImagePositionPatient=[0, 0, 2 * place],
+                InstanceNumber=number(place, echo),
+                **attributes,
+            )
+            saved(folder / f"{file.SOPInstanceUID}.dcm", file)
+
+
+@pytest.mark.parametrize("number", NUMBERINGS.values(), ids=NUMBERINGS)
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"EchoTime": (10, 20)},
+        {"EchoNumbers": (1, 2)},
+        {"TemporalPositionIdentifier": (1, 2)},
+        {"AcquisitionNumber": (1, 2)},
+        {"ImageType": (["ORIGINAL", "PRIMARY", "M"], ["ORIGINAL", "PRIMARY", "P"])},
+    ],
+    ids=lambda told: next(iter(told)),
+)
+def test_volumes_at_the_same_places_are_told_apart_by_what_differs(tmp_path, number, told):
+    two_echoes(tmp_path / "p1", number, **told)
+    volumes = [read_study(case.images).array for case in cases(tmp_path).values()]
+    assert [np.unique(volume).tolist() for volume in sorted(volumes, key=np.max)] == [[100], [200]]
+    assert [volume.shape for volume in volumes] == [(9, 9, 5)] * 2
+
+
+@pytest.mark.parametrize("numbering", NUMBERINGS)
+def test_volumes_that_nothing_tells_apart_are_refused(tmp_path, numbering):
+    two_echoes(tmp_path / "p1", NUMBERINGS[numbering])
+    found = list(cases(tmp_path).values())
+    if numbering == "one echo after the other":
+        assert [np.unique(read_study(case.images).array).size for case in found] == [1, 1]
+        return
+    with pytest.raises(ImageError, match="lie at one place: one is a copy, or nothing told several volumes"):
+        read_study(found[0].images)
+
+
+def test_what_numbers_every_file_or_halves_a_series_tells_no_volumes_apart(tmp_path):
+    for place in range(4):
+        for kind in "MP":
+            file = dicom(
+                np.full((9, 9), ord(kind), np.int16),
+                ImagePositionPatient=[0, 0, 2 * place],
+                ImageType=["ORIGINAL", "PRIMARY", kind],
+                AcquisitionNumber=1 + place // 2,
+                EchoTime=10 * place + ord(kind),
+            )
+            saved(tmp_path / f"p1/{place}{kind}.dcm", file)
+    volumes = [read_study(case.images).array for case in cases(tmp_path).values()]
+    assert [np.unique(volume).tolist() for volume in volumes] == [[ord("M")], [ord("P")]]
 
 
 def test_two_echoes_in_one_series_are_two_volumes(tmp_path):

@@ -6,7 +6,15 @@ import pydicom
 import pytest
 from highdicom.spatial import PixelToReferenceTransformer
 from pydicom import Dataset, Sequence
-from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless
+from pydicom.pixels import get_decoder
+from pydicom.uid import (
+    MPEG2MPML,
+    DeflatedExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+)
 
 from salus.core import Source
 from salus.core.errors import ImageError
@@ -71,6 +79,54 @@ def test_rescale_signed_values_and_padding(tmp_path):
     assert image.depth == 0
 
 
+@pytest.mark.parametrize(
+    ("attributes", "expected"),
+    [
+        ({}, [[200, 200], [200, 700]]),
+        ({"PhotometricInterpretation": "MONOCHROME1"}, [[3395, 3395], [3895, 3395]]),  # 4095 less the stored
+        ({"RescaleSlope": -1, "RescaleIntercept": 4095}, [[3395, 3395], [3895, 3395]]),
+        ({"RescaleSlope": -1, "PhotometricInterpretation": "MONOCHROME1"}, [[-700, -700], [-700, -200]]),
+    ],
+)
+@pytest.mark.parametrize("padding", [0, 4095])
+def test_padding_is_the_lowest_value_after_everything(tmp_path, attributes, expected, padding):
+    pixels = np.array([[padding, padding], [200, 700]], dtype=np.uint16)
+    file = dicom(pixels, PixelPaddingValue=padding, BitsStored=12, HighBit=11, **attributes)
+    np.testing.assert_array_equal(read_image(saved(tmp_path / "a.dcm", file)).array, expected)
+
+
+def test_a_slice_of_padding_alone_is_as_low_as_the_lowest_of_the_others(tmp_path, volume):
+    stored = volume + np.int16(40)
+    stored[..., 0] = -2000
+    image = read_dicom(series(tmp_path, stored, [0.0, 0.0, 2.5], PixelPaddingValue=-2000))
+    assert (image.array[..., 0] == stored[..., 1:].min()).all()
+    np.testing.assert_array_equal(image.array[..., 1:], stored[..., 1:])
+    alone = read_image(saved(tmp_path / "alone.dcm", dicom(stored[..., 0].copy(), PixelPaddingValue=-2000)))
+    assert (alone.array == alone.array[0, 0]).all()
+
+
+@pytest.mark.parametrize(
+    ("attributes", "expected"),
+    [
+        ({"RescaleSlope": 2}, 200),
+        ({"RescaleIntercept": -1024}, -924),
+        ({"RescaleSlope": "", "RescaleIntercept": 7}, 107),
+    ],
+)
+def test_a_slope_or_an_intercept_alone_counts(tmp_path, attributes, expected):
+    image = read_image(saved(tmp_path / "a.dcm", dicom(np.full((4, 4), 100, np.uint16), **attributes)))
+    assert (image.array == expected).all()
+    assert image.depth == 0
+
+
+def test_empty_attributes_are_none(tmp_path):
+    pixels = RNG.integers(0, 4000, (12, 10)).astype(np.uint16)
+    empty = dict.fromkeys(("RescaleSlope", "RescaleIntercept", "PixelPaddingValue", "PixelPaddingRangeLimit"), "")
+    image = read_image(saved(tmp_path / "a.dcm", dicom(pixels, **empty)))
+    np.testing.assert_array_equal(image.array, pixels)
+    assert image.depth == 16
+
+
 def test_monochrome1_is_turned_round_and_a_window_is_not_applied(tmp_path):
     pixels = RNG.integers(0, 1024, (12, 10)).astype(np.uint16)
     file = radiograph(pixels, BitsStored=10, HighBit=9, PhotometricInterpretation="MONOCHROME1", WindowCenter=500)
@@ -99,6 +155,16 @@ def test_compressed_files_hold_the_same_values(tmp_path, syntax, kind):
     np.testing.assert_array_equal(read_image(saved(tmp_path / "small.dcm", file)).array, plain)
 
 
+@pytest.mark.parametrize("process", ["+e1", "+el"])  # selection value 1, which most scanners write, and any
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int16])
+def test_jpeg_lossless_holds_the_same_values(tmp_path, process, kind):
+    pixels = RNG.integers(np.iinfo(kind).min // 2, np.iinfo(kind).max, (64, 64), kind)
+    plain = saved(tmp_path / "plain.dcm", dicom(pixels))
+    subprocess.run([program("dcmcjpeg", "dcmtk"), process, plain, tmp_path / "small.dcm"], check=True)
+    assert "JPEG Lossless" in pydicom.dcmread(tmp_path / "small.dcm").file_meta.TransferSyntaxUID.name
+    np.testing.assert_array_equal(read_image(tmp_path / "small.dcm").array, read_image(plain).array)
+
+
 def test_an_enhanced_file_is_a_volume_in_the_order_of_its_positions(tmp_path, volume):
     frames = np.moveaxis(volume, 2, 0)
     upside_down = enhanced(np.ascontiguousarray(frames[::-1]), [38.0, 36.0, 34.0, 32.0, 30.0])
@@ -118,12 +184,12 @@ def twice(paths):
     return [*paths, saved(paths[0].with_name("copy.dcm"), file)]
 
 
-def changed(**attributes):
+def changed(at=1, **attributes):
     def change(paths):
-        file = pydicom.dcmread(paths[1])
+        file = pydicom.dcmread(paths[at])
         for name, value in attributes.items():
             setattr(file, name, value)
-        file.save_as(paths[1])
+        file.save_as(paths[at])
         return paths
 
     return change
@@ -146,6 +212,13 @@ def unplaced(paths):
         (changed(ImageOrientationPatient=OBLIQUE), "with 00.dcm: its orientation or spacing is another"),
         (changed(PixelSpacing=[0.6, 0.75]), "with 00.dcm: its orientation or spacing is another"),
         (changed(PhotometricInterpretation="MONOCHROME1"), "its PhotometricInterpretation is another"),
+        (changed(PatientID="other"), "its PatientID is another"),
+        (changed(StudyInstanceUID="9.9"), "its StudyInstanceUID is another"),
+        (changed(FrameOfReferenceUID="9.9"), "its FrameOfReferenceUID is another"),
+        (changed(Modality="PT"), "its Modality is another"),
+        (changed(ImagePositionPatient=[-9.6, -20, 32.5]), r"00.dcm and others lie up to 0.4 mm off the even line"),
+        (changed(ImagePositionPatient=[20, -20, 32.5]), r"lie up to 30 mm off the even line from it to 06.dcm"),
+        (changed(4, ImagePositionPatient=[-10, 10, 40.0]), "lie up to 22.5 mm off the even line"),
         (unplaced, "5 of 5 slices have no position"),
     ],
 )
@@ -155,19 +228,39 @@ def test_slices_that_make_no_volume_are_refused(tmp_path, volume, damage, reason
         read_dicom(paths)
 
 
+def test_positions_written_with_one_digit_make_a_volume(tmp_path):
+    orientation = np.reshape(OBLIQUE, (2, 3))
+    thin = np.arange(40)[:, None] * 0.6 * np.cross(*orientation) + [3.14, -2.71, 1.41]
+    paths = []
+    for index, position in enumerate(np.round(thin, 1).tolist()):
+        file = dicom(np.eye(8, dtype=np.uint8), ImageOrientationPatient=OBLIQUE, ImagePositionPatient=position)
+        paths.append(saved(tmp_path / f"{index:02}.dcm", file))
+    image = read_dicom(paths)
+    for index, position in enumerate(thin):
+        np.testing.assert_allclose(image.affine @ [0, 0, index, 1], [*(position * [-1, -1, 1]), 1], atol=0.2)
+
+
+@pytest.mark.parametrize("frame", [2, 4])
+def test_a_frame_off_the_line_is_refused(tmp_path, volume, frame):
+    file = enhanced(np.moveaxis(volume, 2, 0).copy(), [30.0, 32, 34, 36, 38])
+    file.PerFrameFunctionalGroupsSequence[frame].PlanePositionSequence[0].ImagePositionPatient[0] = 20
+    with pytest.raises(ImageError, match=r"e.dcm, frame 1 and others lie up to .* mm off the even line"):
+        read_image(saved(tmp_path / "e.dcm", file))
+
+
 def test_files_that_are_no_picture_say_so(tmp_path):
     pixels = np.zeros((8, 8), dtype=np.uint8)
     cases = {
         "report.dcm": (dicom(pixels, Modality="SR", PixelData=None), "of kind SR, which holds no image"),
         "empty.dcm": (dicom(pixels, PixelData=None), "DICOM without pixels"),
-        "palette.dcm": (dicom(pixels, PhotometricInterpretation="PALETTE COLOR"), "pixels of kind PALETTE COLOR"),
+        "palette.dcm": (dicom(pixels, PhotometricInterpretation="PALETTE COLOR"), "no grey values: its Photometric"),
         "film.dcm": (
             dicom(np.zeros((3, 8, 8), np.uint8), NumberOfFrames=3),
             "3 frames without a position each, a film",
         ),
         "huge.dcm": (
             dicom(pixels, Rows=60_000, Columns=60_000),
-            "claims 3,600,000,000 voxels; reading them takes 54 GiB",
+            "claims 3,600,000,000 voxels; reading them takes 54,932 MiB",
         ),
         "short.dcm": (dicom(pixels, Rows=9), "pixels cannot be decoded"),
     }
@@ -187,12 +280,27 @@ def test_a_multi_frame_file_too_large_for_memory_is_refused_before_it_is_decoded
         read_image(path)
 
 
-def test_a_syntax_without_a_decoder_names_the_extra(tmp_path):
+def test_a_syntax_without_a_decoder_names_the_extra_only_where_that_helps(tmp_path, monkeypatch):
     file = dicom(np.zeros((8, 8), dtype=np.uint8))
     file.compress(RLELossless)
-    file.file_meta.TransferSyntaxUID = JPEGLosslessSV1
-    with pytest.raises(ImageError, match=r"compressed as JPEG Lossless.* no decoder for it is here: .*salus\[dicom\]"):
-        read_image(saved(tmp_path / "a.dcm", file))
+    reasons = {}
+    for syntax in (JPEGLosslessSV1, MPEG2MPML):
+        file.file_meta.TransferSyntaxUID = syntax
+        path = saved(tmp_path / "a.dcm", file)
+        with pytest.raises(ImageError) as damaged:
+            read_image(path)
+        with monkeypatch.context() as without:
+            without.setattr(get_decoder(JPEGLosslessSV1), "_available", {})
+            with pytest.raises(ImageError) as missing:
+                read_image(path)
+        reasons[syntax] = [str(raised.value).removeprefix(str(tmp_path)) for raised in (damaged, missing)]
+    assert reasons[JPEGLosslessSV1][0] == "/a.dcm: its pixels cannot be decoded. It may be truncated or damaged."
+    assert reasons[JPEGLosslessSV1][1] == (
+        f"/a.dcm is compressed as {JPEGLosslessSV1.name}, and no decoder for it is here: pip install 'salus[dicom]'."
+    )
+    assert set(reasons[MPEG2MPML]) == {
+        "/a.dcm is stored in a transfer syntax that nothing here decodes. Have it written uncompressed."
+    }
 
 
 def test_a_study_of_several_files_is_read_as_one(tmp_path, volume):
@@ -279,6 +387,25 @@ def test_a_place_that_makes_no_sense_is_an_image_error(tmp_path, attributes):
         read_image(path)
 
 
+@pytest.mark.parametrize(
+    ("attributes", "reason"),
+    [
+        ({"PhotometricInterpretation": "DOE^JANE"}, "holds no grey values"),
+        ({"PhotometricInterpretation": "DOE^JANE", "SamplesPerPixel": 3}, "cannot be decoded"),
+        ({"PixelSpacing": ["DOE^JANE", "1"]}, "lies nowhere that makes sense"),
+        ({"BitsAllocated": 17}, "cannot be decoded"),
+    ],
+)
+def test_what_a_header_holds_is_not_told(tmp_path, attributes, reason):
+    file = dicom(np.eye(8, dtype=np.uint8))
+    for keyword, value in attributes.items():
+        file[keyword] = pydicom.DataElement(keyword, "US" if isinstance(value, int) else "LO", value)
+    with pytest.raises(ImageError, match=reason) as caught:
+        read_image(saved(tmp_path / "a.dcm", file))
+    assert "DOE" not in str(caught.value)
+    assert "17" not in str(caught.value).removeprefix(str(tmp_path))
+
+
 def test_an_attribute_that_makes_no_sense_is_an_image_error_without_its_value(tmp_path):
     file = dicom(np.eye(8, dtype=np.uint8))
     file.add_new("RescaleSlope", "LO", "Doe^Jane")
@@ -296,3 +423,39 @@ def test_a_file_larger_than_memory_is_refused_from_its_header(tmp_path, volume, 
     with pytest.raises(ImageError, match="claims 600 voxels"):
         read_image(path)
     assert [k.get("stop_before_pixels") for k in whole] == [True]
+
+
+def test_a_series_larger_than_memory_names_its_first_file(tmp_path, volume, monkeypatch):
+    paths = series(tmp_path, volume, [0.0, 0.0, 2.5])
+    monkeypatch.setattr(reading, "memory", lambda: 2.0**12)
+    with pytest.raises(ImageError, match=rf"^{paths[0]}: its series of 5 slices takes 0 MiB, this machine has 0\.$"):
+        read_dicom(paths)
+
+
+def deflated(path, **changed):
+    file = dicom(np.zeros((512, 512), np.uint16), **changed)
+    file.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    return saved(path, file)
+
+
+def test_a_deflated_file_is_measured_by_what_it_unpacks_to(tmp_path, monkeypatch):
+    path = deflated(tmp_path / "a.dcm")
+    assert read_image(path).array.shape == (512, 512)
+    assert 100 * path.stat().st_size < 512 * 512 * 2
+    monkeypatch.setattr(reading, "memory", lambda: 8.0 * 512 * 512 * 2)  # a little less than pixels and header need
+    monkeypatch.setattr(pydicom, "dcmread", None)  # nothing is unpacked to be held
+    with pytest.raises(ImageError, match=r"a\.dcm: this machine has too little memory to read it"):
+        read_image(path)
+
+
+def test_a_deflated_series_is_measured_by_what_it_unpacks_to(tmp_path, monkeypatch):
+    paths = [deflated(tmp_path / f"{i}.dcm", ImagePositionPatient=[0, 0, i]) for i in range(4)]
+    monkeypatch.setattr(reading, "memory", lambda: 30.0 * 512 * 512 * 2)  # three slices fit
+    assert read_dicom(paths[:3]).array.shape == (512, 512, 3)
+    with pytest.raises(ImageError, match=r"0\.dcm: this machine has too little memory to read it"):
+        read_dicom(paths)
+
+
+def test_a_file_that_only_names_the_deflated_syntax_is_read(tmp_path):
+    file = dicom(np.eye(8, dtype=np.uint8), StudyDescription=str(DeflatedExplicitVRLittleEndian))
+    np.testing.assert_array_equal(read_image(saved(tmp_path / "a.dcm", file)).array, np.eye(8))

@@ -2,20 +2,22 @@
 
 What comes out are the values a scanner means, not the ones it stores, by these rules:
 
-    padding      PixelPaddingValue (and its range) becomes the lowest value of the rest
-    rescale      modality LUT, else slope and intercept, applied (CT comes out in Hounsfield units)
+    padding      PixelPaddingValue (and its range) becomes the lowest value of all the rest, after the rules below
+    rescale      modality LUT, else slope and intercept, applied (CT comes out in Hounsfield units); one of them without
+                 the other is applied, too
     VOI          a LUT is applied where there is one: it is not linear and belongs to the picture; a window is not,
                  since it would only cut values off
     MONOCHROME1  turned round, so that brighter is larger
     colour       ITU-R 601 luma
 
 A slice with a position is a picture in mm: pixel (row, column) lies at affine @ (row, column, 0, 1), RAS+. Slices of a
-series are sorted by position along their normal; a gantry tilt is kept as the affine's shear. A radiograph without a
-position is a bare picture in px.
+series are sorted by position along their normal; a gantry tilt is kept as the affine's shear; a slice that lies off the
+line of the others is refused. A radiograph without a position is a bare picture in px. What a header holds as text is
+never told.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +25,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from salus.core import Image, Origin
-from salus.core.dicom import pydicom
+from salus.core.dicom import opened
 from salus.core.errors import ImageError
 from salus.core.machine import memory
-from salus.core.stack import SAME_PLACE, alike, normal_of, runs
+from salus.core.stack import ROUNDING, SAME_PLACE, alike, normal_of, runs
 from salus.io.raster import luma
 
 TO_RAS = np.diag([-1.0, -1.0, 1.0])  # DICOM's x grows to the left and y to the back
 NO_IMAGES = ("SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "REG", "AU", "DOC", "ECG", "PLAN")
-TOGETHER = ("SeriesInstanceUID", "Rows", "Columns", "PhotometricInterpretation")  # the same in all slices of a volume
+# The same in all slices of a volume.
+TOGETHER = (
+    *("SeriesInstanceUID", "Rows", "Columns", "PhotometricInterpretation"),
+    *("PatientID", "StudyInstanceUID", "FrameOfReferenceUID", "Modality"),
+)
 COPIES = 4  # of the float32 array while a file is decoded, at the most
 EXTRA = "pip install 'salus[dicom]'"
 
@@ -49,7 +55,8 @@ def read_dicom(paths: Sequence[Path]) -> Image:
 
     Raises:
         ImageError: no DICOM, no picture, frames in time, a syntax without a decoder, more than memory holds, or slices
-            that do not fit together: other sizes, orientations or series, none between two, two at one place.
+            that do not fit together: other sizes, orientations, series or patients, none between two, two at one place,
+            one off the line.
     """
     try:
         return _series(paths) if len(paths) > 1 else _file(paths[0])
@@ -69,12 +76,12 @@ def _file(path: Path) -> Image:
     frames = int(file.get("NumberOfFrames") or 1)
     if frames > 1 or "PerFrameFunctionalGroupsSequence" in file:
         return _frames(path, file, frames)
-    values, depth = _values(file, _pixels(path, file))
-    array = _upright(file, values, depth)
+    shape = (1, int(file.Rows), int(file.Columns))
+    array, depth = _values(file, shape, [(file, _pixels(path, file))])
     place = _place(path, file)
     affine = _affine(place, _thickness(file) * _normal(place)) if place else np.eye(4)
     return Image(
-        array=array,
+        array=array[0],
         affine=affine,
         unit="mm" if place else "px",
         modality=str(file.get("Modality", "")),
@@ -105,15 +112,15 @@ def listed_in(dicomdir: Path) -> tuple[list[Path], list[str]]:
     return found, missing
 
 
-def _opened(path: Path, *, pixels: bool = True) -> Any:
+def _opened(path: Path, *, pixels: bool = True, among: int = 1) -> Any:
+    """The data set in a file, one of `among` that share the memory."""
+    most = memory() / (2 * COPIES * among)  # of 16 bits
     try:
-        reading = pydicom()
+        if pixels and path.stat().st_size > most:  # look before all of it is read
+            _fits(path, opened(path, most, stop_before_pixels=True))
+        file = opened(path, most, stop_before_pixels=not pixels)
     except ImportError:
         raise ImageError(f"{path} is DICOM, which needs more packages: {EXTRA}.") from None
-    try:
-        if pixels and 2 * COPIES * path.stat().st_size > memory():  # of 16 bits; look before all of it is read
-            _fits(path, reading.dcmread(path, stop_before_pixels=True))
-        file = reading.dcmread(path, stop_before_pixels=not pixels)
     except ImageError:
         raise
     except MemoryError:
@@ -133,8 +140,8 @@ def _fits(path: Path, file: Any) -> None:
     voxels = int(file.get("Rows") or 0) * int(file.get("Columns") or 0) * int(file.get("NumberOfFrames") or 1)
     if 4 * COPIES * voxels > memory():
         raise ImageError(
-            f"{path} claims {voxels:,} voxels; reading them takes {4 * COPIES * voxels / 2**30:.0f} GiB, this machine "
-            f"has {memory() / 2**30:.0f}."
+            f"{path} claims {voxels:,} voxels; reading them takes {4 * COPIES * voxels / 2**20:,.0f} MiB, this machine "
+            f"has {memory() / 2**20:,.0f}."
         )
 
 
@@ -143,43 +150,72 @@ def _pixels(path: Path, file: Any) -> NDArray[Any]:
     _fits(path, file)
     colours = file.get("SamplesPerPixel", 1) == 3
     if not colours and file.get("PhotometricInterpretation") not in ("MONOCHROME1", "MONOCHROME2"):
-        raise ImageError(f"{path} holds pixels of kind {file.get('PhotometricInterpretation')}, not grey values.")
-    syntax = file.file_meta.get("TransferSyntaxUID")
+        raise ImageError(f"{path} holds no grey values: its PhotometricInterpretation is not MONOCHROME1 or 2.")
     try:
         stored: NDArray[Any] = file.pixel_array
-    except (RuntimeError, NotImplementedError) as error:
-        name = getattr(syntax, "name", syntax)
-        raise ImageError(f"{path} is compressed as {name}, and no decoder for it is here: {EXTRA}. {error}") from error
-    except Exception as error:
-        raise ImageError(f"{path}: its pixels cannot be decoded: {error}. It may be truncated or damaged.") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # without its words, which may quote the header
+        raise ImageError(f"{path}{_undecoded(file.file_meta.get('TransferSyntaxUID'))}") from error
     return luma(stored) if colours else stored
 
 
-def _values(file: Any, stored: NDArray[Any]) -> tuple[NDArray[np.float32], int]:
-    """Float32 by the rules above but for MONOCHROME1, and the depth."""
-    from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
+def _undecoded(syntax: Any) -> str:
+    """Why pixels stored in a transfer syntax could not be decoded."""
+    from pydicom.pixels.decoders.base import get_decoder
 
-    if "PixelPaddingValue" in file:
-        ends = [_stored(file, tag) for tag in ("PixelPaddingValue", "PixelPaddingRangeLimit") if tag in file]
-        padding = (stored >= min(ends)) & (stored <= max(ends))
-        if padding.any() and not padding.all():
-            stored = np.where(padding, stored[~padding].min(), stored)
-    values, meant = stored, file.get("ModalityLUTSequence") or "RescaleSlope" in file
-    if meant:
-        values = apply_modality_lut(values, file)
+    try:
+        if get_decoder(syntax).is_available:
+            return ": its pixels cannot be decoded. It may be truncated or damaged."
+    except Exception:
+        return " is stored in a transfer syntax that nothing here decodes. Have it written uncompressed."
+    return f" is compressed as {syntax.name}, and no decoder for it is here: {EXTRA}."
+
+
+def _values(file: Any, shape: tuple[int, ...], parts: Iterable[tuple[Any, NDArray[Any]]]) -> tuple[Any, int]:
+    """Float32 (slices, rows, columns) by the rules above, and the depth.
+
+    Args:
+        file: says whether all slices are turned round, about one value.
+        shape: of the result.
+        parts: for each slice the attributes that decide its values, and what is stored.
+    """
+    array: NDArray[np.float32] = np.empty(shape, dtype=np.float32)
+    depths, padded = set(), False
+    for index, (header, stored) in enumerate(parts):
+        array[index], depth = _meant(header, stored)
+        depths.add(depth)
+        if header.get("PixelPaddingValue") is not None:
+            tags = ("PixelPaddingValue", "PixelPaddingRangeLimit")
+            ends = [_stored(header, tag) for tag in tags if header.get(tag) is not None]
+            array[index][(stored >= min(ends)) & (stored <= max(ends))] = np.nan
+            padded = True
+    depth = depths.pop() if len(depths) == 1 else 0
+    turned = file.get("PhotometricInterpretation") == "MONOCHROME1"
+    if padded:
+        padding = np.isnan(array)
+        rest = array[~padding]
+        array[padding] = (rest.max() if turned else rest.min()) if len(rest) else 0
+    if turned:
+        array = (np.float32(2**depth - 1) if depth else array.min() + array.max()) - array
+    return array, depth
+
+
+def _meant(file: Any, stored: NDArray[Any]) -> tuple[NDArray[Any], int]:
+    """One slice by the rules above but for padding and MONOCHROME1, and its depth."""
+    values, slope, intercept = stored, file.get("RescaleSlope"), file.get("RescaleIntercept")
+    if file.get("ModalityLUTSequence"):
+        from pydicom.pixels.processing import apply_modality_lut
+
+        values = apply_modality_lut(stored, file)
+    elif slope is not None or intercept is not None:
+        values = stored.astype(np.float64) * float(1 if slope is None else slope) + float(intercept or 0)
     if file.get("VOILUTSequence"):
-        values = apply_voi_lut(values, file, prefer_lut=True)
-    values = np.ascontiguousarray(values, dtype=np.float32)
-    bits = int(file.get("BitsStored", 0))
-    unchanged = stored.dtype.kind == "u" and not file.get("VOILUTSequence") and np.array_equal(values, stored)
-    return values, bits if unchanged else 0
+        from pydicom.pixels.processing import apply_voi_lut
 
-
-def _upright(file: Any, array: NDArray[np.float32], depth: int) -> NDArray[np.float32]:
-    """A whole picture or volume of MONOCHROME1 turned round, all its slices about one value; others as they are."""
-    if file.get("PhotometricInterpretation") != "MONOCHROME1":
-        return array
-    return (np.float32(2**depth - 1) if depth else array.min() + array.max()) - array
+        return apply_voi_lut(values, file, prefer_lut=True), 0
+    unchanged = stored.dtype.kind == "u" and (values is stored or np.array_equal(values, stored))
+    return values, int(file.get("BitsStored", 0)) if unchanged else 0
 
 
 def _stored(file: Any, tag: str) -> int:
@@ -212,8 +248,7 @@ def _place(path: Path, file: Any) -> Place | None:
         down, right = spacing
         return TO_RAS @ position.reshape(3), down * along_column, right * along_row
     except (ValueError, TypeError):
-        told = "; ".join(f"{tag} {value}" for tag, value in found.items())
-        raise ImageError(f"{path} lies nowhere that makes sense: {told}.") from None
+        raise ImageError(f"{path} lies nowhere that makes sense: see its {', '.join(found)}.") from None
 
 
 def _normal(place: Place) -> NDArray[np.float64]:
@@ -236,24 +271,25 @@ def _series(paths: Sequence[Path]) -> Image:
     """One file a slice: read, sorted, checked, stacked."""
     size = 2 * COPIES * sum(path.stat().st_size for path in paths)  # of 16 bits
     if size > memory():
-        raise ImageError(f"{paths[0].parent}: {len(paths)} slices take {size / 2**30:.0f} GiB; this machine has less.")
-    files = [_opened(path) for path in paths]
+        raise ImageError(
+            f"{paths[0]}: its series of {len(paths)} slices takes {size / 2**20:,.0f} MiB, this machine has "
+            f"{memory() / 2**20:,.0f}."
+        )
+    files = [_opened(path, among=len(paths)) for path in paths]
     first = files[0]
+    same = {tag: _raw(first, tag) for tag in TOGETHER}
     for path, file in zip(paths, files, strict=True):
-        for tag in TOGETHER:
-            if file.get(tag) != first.get(tag):
+        for tag, value in same.items():
+            if _raw(file, tag) != value and (file.get(tag) or "") != (first.get(tag) or ""):
                 raise ImageError(f"{path} is no slice of one volume with {paths[0].name}: its {tag} is another.")
     places = [_place(path, file) for path, file in zip(paths, files, strict=True)]
     order, step = _stacked(paths, places)
-    slices = np.empty((len(paths), int(first.Rows), int(first.Columns)), dtype=np.float32)
-    depths = set()
-    for index, where in enumerate(order):
-        slices[index], depth = _values(files[where], _pixels(paths[where], files[where]))
-        depths.add(depth)
-    bottom, depth = places[order[0]], depths.pop() if len(depths) == 1 else 0
+    shape = (len(paths), int(first.Rows), int(first.Columns))
+    slices, depth = _values(first, shape, ((files[where], _pixels(paths[where], files[where])) for where in order))
+    bottom = places[order[0]]
     assert bottom is not None
     return Image(
-        array=np.moveaxis(_upright(first, slices, depth), 0, -1),
+        array=np.moveaxis(slices, 0, -1),
         affine=_affine(bottom, step),
         unit="mm",
         modality=str(first.get("Modality", "")),
@@ -265,12 +301,17 @@ def _series(paths: Sequence[Path]) -> Image:
     )
 
 
+def _raw(file: Any, tag: str) -> Any:
+    """An attribute as it is stored: pydicom's conversion would take longer than the comparison."""
+    return getattr(file.get_item(tag), "value", None)
+
+
 def _stacked(paths: Sequence[Path], places: Sequence[Place | None]) -> tuple[list[int], NDArray[np.float64]]:
     """The order of slices along their normal, and the step from one to the next, in RAS mm.
 
     Raises:
-        ImageError: a slice without a position, of another orientation or spacing, two at one place, or one missing
-            between two.
+        ImageError: a slice without a position, of another orientation or spacing, two at one place, one missing
+            between two, or one off the line: by half a pixel (or 0.2 mm, as digits allow) across it, half a step along.
     """
     there = [place for place in places if place is not None]
     if len(there) < len(places):
@@ -287,7 +328,8 @@ def _stacked(paths: Sequence[Path], places: Sequence[Place | None]) -> tuple[lis
     for lower, upper in itertools.pairwise(order):
         if heights[upper] - heights[lower] < SAME_PLACE:
             raise ImageError(
-                f"{paths[lower].name} and {paths[upper].name} lie at one place; several volumes in one series?"
+                f"{paths[lower].name} and {paths[upper].name} lie at one place: one is a copy, or nothing told several "
+                "volumes in one series apart (echo, time, acquisition, kind or number)."
             )
     if len(parts) > 1:
         lower, upper = parts[0][-1], parts[1][0]
@@ -295,7 +337,17 @@ def _stacked(paths: Sequence[Path], places: Sequence[Place | None]) -> tuple[lis
             f"{heights[upper] - heights[lower]:.3g} mm between {paths[lower].name} and {paths[upper].name}, usually "
             f"{np.median(np.diff(heights[order])):.3g}: slices are missing or too many."
         )
-    return order, (there[order[-1]][0] - there[order[0]][0]) / (len(order) - 1)
+    lie = np.array([there[index][0] for index in order])
+    step = (lie[-1] - lie[0]) / (len(order) - 1)
+    off = lie - lie[0] - np.arange(len(order))[:, None] * step
+    beside = np.linalg.norm(off - np.outer(off @ normal, normal), axis=1).max()
+    pixel = min(np.linalg.norm(there[0][1]), np.linalg.norm(there[0][2]))
+    if beside > max(ROUNDING, pixel / 2) or np.abs(off @ normal).max() > step @ normal / 2:
+        raise ImageError(
+            f"{paths[order[0]].name} and others lie up to {np.linalg.norm(off, axis=1).max():.3g} mm off the even line "
+            f"from it to {paths[order[-1]].name}: no volume."
+        )
+    return order, step
 
 
 def _frames(path: Path, file: Any, count: int) -> Image:
@@ -312,13 +364,8 @@ def _frames(path: Path, file: Any, count: int) -> Image:
         order, step = [0], (_thickness(flat[0]) * _normal(places[0]) if places[0] else np.zeros(3))
     else:
         order, step = _stacked(named, places)
-    slices = np.empty(stored.shape, dtype=np.float32)
-    depths = set()
-    for index, where in enumerate(order):
-        slices[index], depth = _values(_with(file, flat[where]), stored[where])
-        depths.add(depth)
-    bottom, depth = places[order[0]], depths.pop() if len(depths) == 1 else 0
-    slices = _upright(file, slices, depth)
+    slices, depth = _values(file, stored.shape, ((_with(file, flat[where]), stored[where]) for where in order))
+    bottom = places[order[0]]
     return Image(
         array=np.moveaxis(slices, 0, -1) if count > 1 else slices[0],
         affine=_affine(bottom, step) if bottom else np.eye(4),
