@@ -182,11 +182,10 @@ class Screener:
             try:
                 # Without a threshold of the score there is no verdict, and no region to point at.
                 marked = threshold if result.threshold is not None else None
-                made, failed = write_derived(folder, item.source, home, shown, marked, result, self.model.summary)
+                made, underived = write_derived(folder, item.source, home, shown, marked, result, self.model.summary)
             except ImageError as error:  # it is judged all the same
-                made, failed = {}, str(error)
-            remark = "; ".join(text for text in (result.remark, failed) if text)
-            result = replace(result, files={**result.files, **made}, remark=remark)
+                made, underived = {}, str(error)
+            result = replace(result, files={**result.files, **made}, underived=underived)
         write_result(folder, result)
         return result
 
@@ -194,7 +193,8 @@ class Screener:
         """Whether nothing that is asked for is missing from an earlier result, and nothing is told that is no more."""
         if done.score is not None and done.remark != case.remark:
             return False
-        return not self.dicom or done.score is None or not from_dicom(case.images) or REPORT in done.files
+        tried = REPORT in done.files or done.underived != ""
+        return not self.dicom or done.score is None or not from_dicom(case.images) or tried
 
     def verdict(self, score: float) -> dict[str, Any]:
         """Verdict, p-value, threshold and reasons for a score."""
@@ -302,7 +302,7 @@ def studies(inputs: Sequence[Path], dataset: str, there: Path) -> Dataset:
     Raises:
         LayoutError: an input does not exist or holds no image; two studies have one name.
     """
-    cases: list[Case] = []
+    cases: list[tuple[Case, Path]] = []
     left_out: list[tuple[str, str]] = []
     loose: dict[Path, list[Path]] = {}
     for path in inputs:
@@ -310,7 +310,7 @@ def studies(inputs: Sequence[Path], dataset: str, there: Path) -> Dataset:
             found = open_dataset(dataset, path)
             results = {run.parent for run in path.rglob("run.json")}
             chosen = found.only(split=Split.TEST) or found
-            cases += [case for case in chosen if results.isdisjoint(case.images[0].path.parents)]
+            cases += [(case, path) for case in chosen if results.isdisjoint(case.images[0].path.parents)]
             left_out += found.left_out if dataset == "folder" else ()
         elif not path.is_file():
             raise LayoutError(f"{path} does not exist.")
@@ -319,13 +319,13 @@ def studies(inputs: Sequence[Path], dataset: str, there: Path) -> Dataset:
             found = studies_in(inside, inside.rglob("*"))
             if not len(found):
                 raise LayoutError(f"{path} holds no image.")
-            cases += found
+            cases += [(case, path.parent) for case in found]
             left_out += found.left_out
         elif path.name.casefold() == DICOMDIR.casefold():
             listed, missing = listed_in(path)
             found = studies_in(path.parent, listed)
             torn = f"{path.name} lists {len(missing)} files that are not there, such as {missing[0]}" if missing else ""
-            cases += [replace(case, remark=case.remark or torn) for case in found]
+            cases += [(replace(case, remark=case.remark or torn), path.parent) for case in found]
             left_out += found.left_out
         elif not is_image(path):
             raise LayoutError(f"{path} is of no kind that can be read. Kinds: {', '.join(SUFFIXES)}.")
@@ -334,22 +334,31 @@ def studies(inputs: Sequence[Path], dataset: str, there: Path) -> Dataset:
     for folder, paths in loose.items():
         found = studies_in(folder, paths)
         only = len(found) == 1 and len(found[0].images) > 1  # a series, file by file
-        cases += [replace(case, case_id=folder.resolve().name) if only else case for case in found]
+        cases += [(replace(case, case_id=folder.resolve().name) if only else case, folder) for case in found]
         left_out += found.left_out
     if not cases:
         raise LayoutError(f"{', '.join(map(str, inputs))}: nothing to screen but results of earlier screenings.")
     return Dataset("screening", [replace(case, split=Split.NONE) for case in apart(cases)], left_out)
 
 
-def apart(cases: list[Case]) -> list[Case]:
-    """Studies of one name from several inputs are called by the folder above, too."""
-    names = Counter(case.case_id for case in cases)
-    return [
-        case
-        if names[case.case_id] == 1
-        else replace(case, case_id=f"{case.images[0].path.resolve().parents[1].name}/{case.case_id}")
-        for case in cases
-    ]
+def apart(cases: Sequence[tuple[Case, Path]]) -> list[Case]:
+    """Studies of one name from several inputs are called by the folders above, too, by as many as tell them apart.
+
+    Args:
+        cases: each with the folder where its name is a path, or whose own name it is.
+    """
+    names = [case.case_id for case, _ in cases]
+    paths = []
+    for case, folder in cases:
+        above = folder.resolve()
+        paths.append(((above.parent if above.name == case.case_id else above) / case.case_id).parts[1:])
+    for _ in range(max(map(len, paths))):
+        often = Counter(names)
+        names = [
+            name if often[name] == 1 else "/".join(path[-name.count("/") - 2 :])
+            for name, path in zip(names, paths, strict=True)
+        ]
+    return [replace(case, case_id=name) for (case, _), name in zip(cases, names, strict=True)]
 
 
 def slices_of(prepared: Image) -> NDArray[np.float32]:

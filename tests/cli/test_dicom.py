@@ -2,18 +2,22 @@
 
 import shutil
 import subprocess
+from pathlib import Path
 
 import highdicom as hd
 import nibabel
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image as Picture
 
-from salus.core import Verdict
+from salus.core import Case, Source, Verdict
+from salus.core.errors import LayoutError
 from salus.datasets import open_dataset
 from salus.io import read_image, read_study
 from salus.io.results import read_results
 from salus.preprocess import resample
+from salus.screening import apart, studies
 from tests.conftest import discs
 from tests.dicom import dicom, enhanced, program, radiograph, saved, series
 
@@ -378,13 +382,53 @@ def test_studies_of_one_name_are_told_apart_by_the_folder_above(model, tmp_path,
     assert [str(f.relative_to(tmp_path / "r")) for f, _ in read_results(tmp_path / "r")] == ["p1/study", "p2/study"]
 
 
+def test_as_many_folders_above_as_it_takes_tell_studies_apart(tmp_path):
+    volume = np.zeros((8, 8, SLICES), np.int16)
+    for day in ("a/d1", "b/d1", "b/d2"):
+        series(tmp_path / day / "export/sub", volume, [0, 0, 2.5])
+        shutil.make_archive(str(tmp_path / day / "export"), "zip", tmp_path / day / "export/sub")
+        Picture.new("L", (8, 8)).save(tmp_path / day / "x.png")
+
+    def names(*inputs):
+        there = tmp_path / "unpacked"
+        shutil.rmtree(there, ignore_errors=True)
+        return [case.case_id for case in studies([tmp_path / path for path in inputs], "folder", there)]
+
+    assert names("b/d1/export", "b/d2/export") == ["d1/export/sub", "d2/export/sub"]
+    assert names("a/d1/export", "b/d1/export") == ["a/d1/export/sub", "b/d1/export/sub"]
+    assert names("b/d1/export.zip", "b/d2/export.zip") == ["d1/export", "d2/export"]
+    assert names("b/d1/x.png", "b/d2/x.png") == ["d1/x", "d2/x"]
+    assert names("a/d1/export", "b/d1/export", "b/d2/export") == ["a/d1/export/sub", "b/d1/export/sub", "d2/export/sub"]
+    with pytest.raises(LayoutError, match="two cases are called"):
+        names("b/d1/export", "b/d1/export")
+
+
+def test_files_right_below_the_root_of_the_disk_have_names():
+    cases = [Case(case_id="a", patient_id="a", images=(Source(path=Path(f"/{name}a.png")),)) for name in ("", "b/")]
+    assert [case.case_id for case in apart([(cases[0], Path("/")), (cases[1], Path("/b"))])] == ["a", "b/a"]
+
+
 def test_what_can_be_derived_is_and_the_rest_is_named(model, tmp_path, salus):
     volume = np.repeat(np.round(900 * discs(1)[0, 0]).astype(np.int16)[..., None], SLICES, axis=2)
     series(tmp_path / "s/p", volume, [0, 0, 2.5], FrameOfReferenceUID=None)
     code, out, _ = salus("screen", tmp_path / "s", "--model", model, "--out", tmp_path / "r", "--dicom")
     assert code == 3
-    assert "no DICOM can be derived for map (" in out
+    assert "no DICOM can be derived for map (there is no FrameOfReferenceUID), regions (" in out
     assert (tmp_path / "r/p/overlay.dcm").is_file()
+
+
+def test_what_could_not_be_derived_is_not_tried_again_and_what_could_stays(model, tmp_path, salus):
+    volume = np.repeat(np.round(900 * discs(1)[0, 0]).astype(np.int16)[..., None], SLICES, axis=2)
+    series(tmp_path / "s/part", volume, [0, 0, 2.5], FrameOfReferenceUID=None)
+    series(tmp_path / "s/none", volume, [0, 0, 2.5], StudyInstanceUID=None, SeriesInstanceUID="7")
+    command = ("screen", tmp_path / "s", "--model", model, "--out", tmp_path / "r")
+    code, out, _ = salus(*command, "--dicom")
+    assert code == 3
+    first = {path: path.stat().st_mtime_ns for path in (tmp_path / "r").glob("*/*")}
+    assert {path.name for path in first if path.suffix == ".dcm"} == {"overlay.dcm", "report.dcm"}
+    for again in (command, (*command, "--dicom")):
+        assert salus(*again)[:2] == (code, out)
+        assert {path: path.stat().st_mtime_ns for path in (tmp_path / "r").glob("*/*")} == first
 
 
 def test_a_mask_beside_the_image_is_said_to_be_there(model, tmp_path, salus):

@@ -35,7 +35,7 @@ def screen(
     with bar("studies") as (progress, task):
 
         def shown(result: "Result", total: int) -> None:
-            if result.score is None or result.remark:
+            if result.score is None or result.remarks:
                 failed.append(result)
             progress.update(task, total=total, advance=1, note=result.case_id)
 
@@ -58,4 +58,4 @@ def screen(
 
 def told(result: "Result") -> list[str]:
     """Why a study was not judged, or what is wrong with one that was."""
-    return [result.remark] if result.score is not None else list(result.reasons)
+    return result.remarks if result.score is not None else list(result.reasons)

@@ -28,6 +28,7 @@ class Result:
         p_value: share of healthy calibration cases that score at least this much, conformal, in (0, 1].
         threshold: score above which a case is called abnormal; None when the model is not calibrated.
         remark: what is wrong with a study that was judged all the same; "" where nothing is.
+        underived: which DICOM objects could not be made of it, and why; "" where all could or none were asked for.
         slice_scores: one score a screened slice, in the order of the volume; empty for a picture.
         files: what was written beside this file, by role (map, restored, overlay).
         seconds: wall time spent on the case.
@@ -43,11 +44,17 @@ class Result:
     threshold: float | None = None
     reasons: tuple[str, ...] = ()
     remark: str = ""
+    underived: str = ""
     slice_scores: tuple[float, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     versions: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
+
+    @property
+    def remarks(self) -> list[str]:
+        """What was wrong though it was judged."""
+        return [text for text in (self.remark, self.underived) if text]
 
     def to_json(self) -> str:
         """Indented JSON, stable key order."""

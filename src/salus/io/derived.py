@@ -11,7 +11,6 @@ wants a place in the patient, which a projection has not; its float map is the .
 """
 
 import io
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +25,13 @@ from salus.core import Image, Result, Source, Verdict
 from salus.core.dicom import pydicom
 from salus.core.errors import ImageError
 from salus.core.kinds import is_dicom
+from salus.io._headers import LOSSY, alphabet, blanked, frame_position, lacking, measures, pixel_area, told
 from salus.io.files import write_whole
 
-FORMS = {"PatientSex": re.compile("[MFO]?"), "PatientAge": re.compile(r"(\d{3}[DWMY])?")}
-TYPE_2 = ("AccessionNumber", "StudyID", "PatientName", "PatientID", "PatientSex", "ReferringPhysicianName")
+UNPAIRED = (  # parts of the body that have no side
+    *("ABDOMEN", "BRAIN", "CHEST", "CSPINE", "HEAD", "HEART", "LIVER", "LSPINE", "NECK", "PELVIS", "PROSTATE", "SKULL"),
+    *("SPINE", "TSPINE", "WHOLEBODY"),
+)
 NONE_DERIVED = "no DICOM can be derived"
 UNFIT = (
     AttributeError,
@@ -37,6 +39,7 @@ UNFIT = (
     TypeError,
     KeyError,
     IndexError,
+    NotImplementedError,
 )  # what libraries say of attributes they cannot use
 NOTICE = "Research use only, not for diagnosis"
 SCHEME = "99SALUS"  # codes of our own: the standard has none for these
@@ -54,6 +57,7 @@ class Derived:
         overlay: (H, W, 3) uint8.
         directions: where its rows and its columns run in the patient, such as ("L", "P"); None where unknown.
         in_space: whether the source has a place in the patient.
+        alphabet: SpecificCharacterSet of the source; None where it names none.
         judged: share of the frames' pixels that the model saw.
         positions: of the frames, where they are some of a multi-frame instance's; else None.
         voxel: volume of a voxel, mm3, or area of a radiograph's pixel, mm2; nan where the files do not say.
@@ -67,6 +71,7 @@ class Derived:
     overlay: NDArray[np.uint8]
     directions: tuple[str, str] | None
     in_space: bool
+    alphabet: str | Sequence[str] | None
     judged: float
     positions: Sequence[Any] | None
     voxel: float
@@ -95,10 +100,12 @@ def write_derived(
         ImageError: the source files lack what these objects must carry.
         StorageError: disk full.
     """
+    headers: list[Any] = []
     try:
-        derived = gathered(folder, source, anomaly, shown, threshold, result, method)
+        headers += [blanked(pydicom().dcmread(path, stop_before_pixels=True)) for path in source.origin.files]
+        derived = gathered(headers, folder, source, anomaly, shown, threshold, result, method)
     except UNFIT as error:
-        raise ImageError(f"{source.origin.files[0].name}: {NONE_DERIVED}: {lacking(error)}.") from error
+        raise ImageError(f"{source.origin.files[0].name}: {NONE_DERIVED}: {lacking(error, headers)}.") from error
     contents, failed = made_of(derived)
     files = {}
     for role, content in contents.items():
@@ -121,25 +128,27 @@ def made_of(derived: Derived) -> tuple[dict[str, bytes], list[str]]:
     for role, make in makers.items():
         try:
             made, buffer = make(), io.BytesIO()
+            if derived.alphabet:
+                made.SpecificCharacterSet = derived.alphabet
             made.save_as(buffer, enforce_file_format=True)
             objects[role], contents[role] = made, buffer.getvalue()
         except UNFIT as error:
-            failed.append(f"{role} ({lacking(error)})")
+            failed.append(f"{role} ({lacking(error, derived.sources)})")
     return contents, failed
 
 
-def lacking(error: Exception) -> str:
-    """What is wrong, without what an attribute holds: that could be a name."""
-    name = getattr(error, "name", None)
-    return f"there is no {name}" if name else f"an attribute makes no sense, {type(error).__name__}"
-
-
 def gathered(
-    folder: Path, source: Image, anomaly: Image, shown: Image, threshold: float | None, result: Result, method: str
+    headers: list[Any],
+    folder: Path,
+    source: Image,
+    anomaly: Image,
+    shown: Image,
+    threshold: float | None,
+    result: Result,
+    method: str,
 ) -> Derived:
     """What the objects are made of, of the judged slices alone."""
-    reading = pydicom()
-    headers = [blanked(reading.dcmread(path, stop_before_pixels=True)) for path in source.origin.files]
+    words = alphabet(headers)
     maps = anomaly.array.reshape(*anomaly.array.shape[:2], -1)
     judged = ~np.isnan(maps).all((0, 1))
     order, positions = np.flatnonzero(judged), None
@@ -150,7 +159,6 @@ def gathered(
         headers = [headers[index] for index in order]
     frames = np.ascontiguousarray(np.moveaxis(np.nan_to_num(maps[..., order]), -1, 0))
     in_space = source.unit == "mm"
-    area = float(np.prod([float(mm) for mm in pixel_spacing(headers[0])]))
     with Picture.open(folder / "overlay.png") as picture:
         seen = np.asarray(picture.convert("RGB"))
     return Derived(
@@ -160,38 +168,13 @@ def gathered(
         overlay=seen,
         directions=directions(shown) if shown.unit == "mm" else told(headers[0]),
         in_space=in_space,
+        alphabet=words,
         judged=float(1 - np.isnan(maps[..., order]).mean()),
         positions=positions,
-        voxel=float(abs(np.linalg.det(source.affine[:3, :3]))) if in_space else area,
+        voxel=float(abs(np.linalg.det(source.affine[:3, :3]))) if in_space else pixel_area(headers[0]),
         result=result,
         method=method,
     )
-
-
-def blanked(header: Any) -> Any:
-    """With what objects must carry there, and empty where it is missing or no date, time or sex that can be copied."""
-    from pydicom.valuerep import DA, TM
-
-    kinds = {"StudyDate": DA, "PatientBirthDate": DA, "StudyTime": TM}
-    for keyword in (*TYPE_2, *kinds, *FORMS):
-        try:
-            value = str(header.get(keyword) or "")
-            kinds.get(keyword, str)(value)
-            fine = FORMS[keyword].fullmatch(value) is not None if keyword in FORMS else True
-        except (ValueError, TypeError):
-            fine = False
-        if keyword not in header or not fine:
-            setattr(header, keyword, "")
-    return header
-
-
-def frame_position(header: Any, frame: int) -> Any:
-    """Where a frame of a multi-frame instance lies."""
-    import highdicom as hd
-
-    group = header.PerFrameFunctionalGroupsSequence[frame]
-    position = group.PlanePositionSequence[0].ImagePositionPatient
-    return hd.PlanePositionSequence(hd.CoordinateSystemNames.PATIENT, [float(mm) for mm in position])
 
 
 def directions(shown: Image) -> tuple[str, str]:
@@ -201,15 +184,15 @@ def directions(shown: Image) -> tuple[str, str]:
     return letters.get(right, right), letters.get(down, down)
 
 
-def told(header: Any) -> tuple[str, str] | None:
-    """What a radiograph says of the directions of its rows and columns."""
-    words = tuple(header.get("PatientOrientation") or ())
-    return (str(words[0]), str(words[1])) if len(words) == 2 else None
+def placed(derived: Derived) -> Sequence[Any]:
+    """The sources; those with a place in the patient must tell in which frame of reference.
 
-
-def pixel_spacing(header: Any) -> Sequence[float]:
-    """Rows' and columns' spacing of a radiograph, mm; nan where the file does not say."""
-    return header.get("PixelSpacing") or header.get("ImagerPixelSpacing") or (np.nan, np.nan)
+    Raises:
+        AttributeError: they do not.
+    """
+    if derived.in_space and not all("FrameOfReferenceUID" in source for source in derived.sources):
+        raise AttributeError(name="FrameOfReferenceUID")
+    return derived.sources
 
 
 def identity(derived: Derived, role: str) -> dict[str, Any]:
@@ -239,12 +222,20 @@ def maker(derived: Derived) -> dict[str, Any]:
     }
 
 
-def marked(made: Any, what: str) -> Any:
-    """With what people read in a list of series."""
+def marked(derived: Derived, made: Any, what: str) -> Any:
+    """With what people read in a list of series, and what the source says of the side and of lossy compression."""
     made.SeriesDescription = f"Salus {what}. {NOTICE}"
     made.ImageComments = NOTICE
-    if made.Modality != "SEG" and "ImageLaterality" not in made:
-        made.Laterality = made.get("Laterality", "")  # asked for in images of what may be one of a pair
+    source = next((s for s in derived.sources if s.get("LossyImageCompression") == "01"), derived.sources[0])
+    for keyword in LOSSY:
+        if keyword in source:
+            made[keyword] = source[keyword]
+    if part := source.BodyPartExamined:
+        made.BodyPartExamined = part
+    if side := source.ImageLaterality or source.Laterality:
+        made.ImageLaterality = side
+    elif made.Modality != "SEG" and part not in UNPAIRED:
+        made.Laterality = ""  # asked for in images of what may be one of a pair
     return made
 
 
@@ -264,7 +255,7 @@ def parametric_map(derived: Derived) -> Any:
         quantity_definition=coded("anomaly-map", "Difference from healthy images"),
     )
     made = hd.pm.ParametricMap(
-        source_images=derived.sources,
+        source_images=placed(derived),
         pixel_array=derived.anomaly,
         contains_recognizable_visual_features=False,
         real_world_value_mappings=[meaning],
@@ -281,7 +272,7 @@ def parametric_map(derived: Derived) -> Any:
         **identity(derived, "map"),
         **maker(derived),
     )
-    return marked(made, "anomaly map")
+    return marked(derived, made, "anomaly map")
 
 
 def segmentation(derived: Derived, regions: NDArray[np.bool_]) -> Any:
@@ -289,6 +280,8 @@ def segmentation(derived: Derived, regions: NDArray[np.bool_]) -> Any:
     import highdicom as hd
     from pydicom.sr.codedict import codes
 
+    if derived.in_space and not all("SliceThickness" in item for item in measures(derived.sources[0])):
+        raise AttributeError(name="SliceThickness")
     algorithm = hd.AlgorithmIdentificationSequence(
         name=derived.method[:64],
         family=codes.DCM.ArtificialIntelligence,
@@ -304,7 +297,7 @@ def segmentation(derived: Derived, regions: NDArray[np.bool_]) -> Any:
         algorithm_identification=algorithm,
     )
     made = hd.seg.Segmentation(
-        source_images=derived.sources,
+        source_images=placed(derived),
         pixel_array=regions.astype(np.uint8),
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=[segment],
@@ -316,76 +309,66 @@ def segmentation(derived: Derived, regions: NDArray[np.bool_]) -> Any:
     )
     if not derived.in_space:
         made.PatientOrientation = derived.sources[0].get("PatientOrientation", "")
-    return marked(made, "regions")
+    return marked(derived, made, "regions")
 
 
 def report(derived: Derived, regions: Any | None) -> Any:
     """Verdict and numbers as TID 1500; `regions` is the Segmentation they refer to, if there is one."""
-    import highdicom as hd
-    from highdicom.sr import (
-        AlgorithmIdentification,
-        Measurement,
-        MeasurementReport,
-        MeasurementsAndQualitativeEvaluations,
-        QualitativeEvaluation,
-        SourceImageForMeasurementGroup,
-        TrackingIdentifier,
-    )
+    from highdicom import sr
     from pydicom.sr.codedict import codes
 
-    result = derived.result
-    measured = [
-        Measurement(
-            name=coded("anomaly-score", "Anomaly score"), value=float(result.score or 0), unit=codes.UCUM.NoUnits
-        )
-    ]
-    if result.p_value is not None:
-        probability = hd.sr.CodedConcept("C44185", "NCIt", "P-Value")
-        measured.append(Measurement(name=probability, value=result.p_value, unit=codes.UCUM.NoUnits))
-    if derived.regions is not None and np.isfinite(derived.voxel):
-        name, unit = (
-            (codes.SCT.Volume, codes.UCUM.CubicMillimeter)
-            if derived.in_space
-            else (codes.SCT.Area, codes.UCUM.SquareMillimeter)
-        )
-        measured.append(Measurement(name=name, value=float(derived.regions.sum() * derived.voxel), unit=unit))
-    group = MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=TrackingIdentifier(uid=uid(derived, "study as a whole"), identifier="study as a whole"),
-        algorithm_id=AlgorithmIdentification(
-            name=derived.method[:64],
-            version=result.model[:64],
-            family=codes.DCM.ArtificialIntelligence,
-            manufacturer="Salus",
-            parameters=[NOTICE, f"threshold of the score: {result.threshold}"],
-        ),
-        measurements=measured,
-        qualitative_evaluations=[
-            QualitativeEvaluation(
-                name=coded("verdict", "Verdict"), value=coded(result.verdict.lower(), WORDS[result.verdict])
-            )
-        ],
-        source_images=[SourceImageForMeasurementGroup.from_source_image(source) for source in derived.sources],
+    result, name = derived.result, derived.method[:64]
+    algorithm = sr.AlgorithmIdentification(
+        name=name,
+        version=result.model[:64],
+        family=codes.DCM.ArtificialIntelligence,
+        manufacturer="Salus",
+        parameters=[NOTICE, f"threshold of the score: {result.threshold}"],
     )
-    device = hd.sr.ObserverContext(
+    verdict = sr.QualitativeEvaluation(
+        name=coded("verdict", "Verdict"), value=coded(result.verdict.lower(), WORDS[result.verdict])
+    )
+    group = sr.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=sr.TrackingIdentifier(uid=uid(derived, "study as a whole"), identifier="study as a whole"),
+        algorithm_id=algorithm,
+        measurements=measured(derived),
+        qualitative_evaluations=[verdict],
+        source_images=[sr.SourceImageForMeasurementGroup.from_source_image(source) for source in derived.sources],
+    )
+    device = sr.ObserverContext(
         observer_type=codes.DCM.Device,
-        observer_identifying_attributes=hd.sr.DeviceObserverIdentifyingAttributes(
-            uid=uid(derived, "device"),
-            manufacturer_name="Salus",
-            model_name=derived.method[:64],
+        observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
+            uid=uid(derived, "device"), manufacturer_name="Salus", model_name=name
         ),
     )
-    content = MeasurementReport(
-        observation_context=hd.sr.ObservationContext(observer_device_context=device),
+    content = sr.MeasurementReport(
+        observation_context=sr.ObservationContext(observer_device_context=device),
         procedure_reported=coded("anomaly-search", "Search for what is unlike healthy images"),
         imaging_measurements=[group],
         title=codes.DCM.ImagingMeasurementReport,
     )
     evidence = [*derived.sources, *([regions] if regions is not None else [])]
-    made = hd.sr.ComprehensiveSR(
+    made = sr.ComprehensiveSR(
         evidence=evidence, content=content, is_complete=True, is_final=False, **identity(derived, "report")
     )
     made.SeriesDescription = f"Salus report. {NOTICE}"
     return made
+
+
+def measured(derived: Derived) -> list[Any]:
+    """Score, p-value and extent of the regions, as far as they are known."""
+    from highdicom.sr import CodedConcept, Measurement
+    from pydicom.sr.codedict import codes
+
+    result, extent = derived.result, (codes.SCT.Area, codes.UCUM.SquareMillimeter)
+    if derived.in_space:
+        extent = (codes.SCT.Volume, codes.UCUM.CubicMillimeter)
+    found = [(coded("anomaly-score", "Anomaly score"), codes.UCUM.NoUnits, float(result.score or 0))]
+    if result.p_value is not None:
+        found.append((CodedConcept("C44185", "NCIt", "P-Value"), codes.UCUM.NoUnits, result.p_value))
+    if derived.regions is not None and np.isfinite(derived.voxel):
+        found.append((*extent, float(derived.regions.sum() * derived.voxel)))
+    return [Measurement(name=name, unit=unit, value=value) for name, unit, value in found]
 
 
 WORDS = {
@@ -405,15 +388,16 @@ def overlay(derived: Derived) -> Any:
         photometric_interpretation=hd.PhotometricInterpretationValues.RGB,
         bits_allocated=8,
         coordinate_system=hd.CoordinateSystemNames.PATIENT,
-        patient_orientation=derived.directions or ("L", "F"),
+        patient_orientation=("L", "F"),  # as highdicom wants one, and knows no oblique ones
         **identity(derived, "overlay"),
     )
-    if not derived.directions:
-        del made.PatientOrientation
-        made.add_new("PatientOrientation", "CS", None)
-    made.BurnedInAnnotation = "NO"
+    made.PatientOrientation = list(derived.directions or ())
+    made.copy_patient_and_study_information(derived.sources[0])
+    burned_in = {str(source.get("BurnedInAnnotation")) for source in derived.sources}
+    if "YES" in burned_in or burned_in == {"NO"}:  # else nothing is known
+        made.BurnedInAnnotation = "YES" if "YES" in burned_in else "NO"
     made.SourceImageSequence = [reference(source) for source in derived.sources]
-    return marked(made, "overlay")
+    return marked(derived, made, "overlay")
 
 
 def reference(source: Any) -> Any:

@@ -58,7 +58,7 @@ def write_table(path: Path, results: Iterable[Result]) -> None:
             r.score,
             r.p_value,
             r.threshold,
-            "; ".join([*r.reasons, *[r.remark] * bool(r.remark)]),
+            "; ".join([*r.reasons, *r.remarks]),
             r.model,
             f"{r.seconds:.3f}",
         )
