@@ -18,6 +18,7 @@ FLOOR = {
     "model": 3.0,
     "training": 3.1,
     "screening": 3.1,
+    "engines": 3.1,
     "benchmark": 3.2,
     "cli": 4,
 }

@@ -99,6 +99,20 @@ def precision_figure(abnormal: Mask, method: tuple[str, Floats], floors: Sequenc
         return svg(figure)
 
 
+def cost_figure(points: Sequence[tuple[str, float, float]]) -> str:
+    """Name, ms an image and AUROC of each method: what a better number costs."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(5.6, 3.4), layout="constrained")
+        axes = figure.subplots()
+        for name, cost, value in points:
+            axes.plot(cost, value, "o", color=METHOD, markersize=5)
+            axes.annotate(name, (cost, value), xytext=(6, -3), textcoords="offset points", fontsize=8)
+        axes.set_xscale("log")
+        axes.margins(x=0.15, y=0.12)
+        axes.set(xlabel="ms an image (log)", ylabel="AUROC")
+        return svg(figure)
+
+
 def square_axes(x: str, y: str) -> tuple[Figure, Axes]:
     """Axes from 0 to 1 both ways."""
     figure = Figure(figsize=(3.9, 3.7), layout="constrained")

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,10 +87,7 @@ def write_report(path: Path, evaluation: "Evaluation") -> Path:
     metrics, judged = evaluation.metrics, evaluation.paired.judged
     threshold = metrics["pixel_threshold"]
     sections, top = examples(evaluation)
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters.update(number=number, cell=cell, interval=between)
-    template = environment.from_string(files("salus.benchmark").joinpath("report.html.j2").read_text())
-    page = template.render(
+    page = template("report.html.j2").render(
         m=metrics,
         summary=summary(judged, metrics),
         plots=plots(evaluation),
@@ -111,6 +107,14 @@ def write_report(path: Path, evaluation: "Evaluation") -> Path:
     )
     write_whole(path, page.encode())
     return path
+
+
+def template(name: str) -> jinja2.Template:
+    """A page of this folder, with the filters that pages share."""
+    loader = jinja2.PackageLoader("salus", "benchmark")
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters.update(number=number, cell=cell, interval=between)
+    return environment.get_template(name)
 
 
 def summary(judged: Sequence[Judged], metrics: Row) -> list[str]:

@@ -8,6 +8,7 @@ import sys
 import typer
 
 from salus.cli import weights
+from salus.cli.benchmark import benchmark
 from salus.cli.calibrate import calibrate
 from salus.cli.datasets import datasets
 from salus.cli.demo import demo
@@ -24,7 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, plan, train, screen, evaluate, calibrate, methods, datasets):
+for command in (demo, plan, train, screen, evaluate, calibrate, benchmark, methods, datasets):
     app.command()(command)
 app.add_typer(weights.app, name="weights")
 

@@ -124,6 +124,47 @@ def fit_score(net: Detector, validation: Images, precision: Precision) -> None:
             net.fit_score(torch.from_numpy(np.array(validation[i : i + 32])) for i in range(0, len(validation), 32))
 
 
+def rescored(folder: Path, score: Mapping[str, Any], data: Path, out: Path, *, dataset: str = "folder") -> Path:
+    """The model in `folder` with another score, fitted and calibrated anew; nothing else is trained again.
+
+    Args:
+        score: `name` and the score's settings, as `score.*` of `train`.
+        data, dataset: what the model learned from: its validation and calibration parts are used as they were.
+        out: the new model's folder; one that holds this model already is left as it is.
+
+    Returns:
+        `out`.
+
+    Raises:
+        ConfigError: the method makes no restoration to be scored, no such score or setting, other data, or another
+            model in `out`.
+        ModelError, LayoutError: see their messages.
+    """
+    model = Model.load(folder)
+    if not isinstance(model.detector, Restorer):
+        raise ConfigError(f"{model.name} makes its map itself; there is nothing for another score to compare.")
+    detector = build(model.name, model.settings, score)
+    other = replace(model, detector=detector.eval(), score=dict(score))
+    if (out / "model.json").is_file():
+        there = Model.load(out)
+        if (there.card, there.score) != (other.card, other.score):
+            raise ConfigError(f"{out} holds another model. Choose another folder.")
+        return out
+    cases = split(open_dataset(dataset, data))
+    if manifest(cases) != model.card["manifest_sha256"]:
+        raise ConfigError(f"{folder} did not learn from {data}: files, or their parts, differ. Name its own data.")
+    kept = {name: value for name, value in model.detector.learned().items() if not name.startswith("score.")}
+    detector.load_state_dict(kept, strict=False)
+    healthy = cases.only(label=Label.NORMAL)
+    validation = healthy.only(split=Split.VALIDATION)
+    fit_score(
+        detector, PreparedCache().prepare(validation, model.preparation, read_study, study_sha256).rows, model.precision
+    )
+    calibration, _ = calibration_of(other, healthy.only(split=Split.CALIBRATION))
+    replace(other, calibration=calibration).save(out)
+    return out
+
+
 def trained_before(out: Path) -> Trained:
     """What `train` said when it finished the model in `out`."""
     model = Model.load(out)

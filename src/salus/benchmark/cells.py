@@ -1,0 +1,124 @@
+"""One cell of a benchmark: train, then screen and evaluate with each score.
+
+    OUT/data/<data>/                              phantoms, drawn
+    OUT/cells/<data>/<method>/seed<n>/model/      a model folder
+                                     /<score>/    model (with another score), results/, report/
+                                     /cell.json   written last: what it cost, or why it failed, a line a score
+
+All of it goes on where it was killed: each step leaves what it finished and finds it again.
+"""
+
+import json
+import resource
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from salus.benchmark.evaluate import evaluate
+from salus.benchmark.pairing import bare
+from salus.benchmark.suite import Cell, Suite
+from salus.core.errors import SalusError
+from salus.datasets.phantom import write_phantom
+from salus.io.files import write_whole
+from salus.model import Model, detections
+from salus.screening import screen
+from salus.training import rescored, train
+
+ENDED = "cell.json"
+TIMED = 16  # images that are timed together
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """A cell with all that a process needs to know to do it."""
+
+    suite: Suite
+    cell: Cell
+    data: Path | None
+    out: Path
+    threads: int
+
+
+def data_of(suite: Suite, name: str, data: Path | None, out: Path) -> tuple[Path, str]:
+    """Folder and reader of a data set of the suite."""
+    entry = suite.datasets[name]
+    if entry.phantom is not None:
+        return out / "data" / name, "phantom"
+    return (data or Path()) / entry.path, entry.reader
+
+
+def draw(suite: Suite, out: Path) -> None:
+    """Draw the suite's phantoms; those that are there stay.
+
+    Raises:
+        ConfigError, LayoutError, StorageError: see `write_phantom`.
+    """
+    for name, entry in suite.datasets.items():
+        if entry.phantom is not None:
+            (out / "data").mkdir(parents=True, exist_ok=True)
+            write_phantom(out / "data" / name, **entry.phantom)  # type: ignore[arg-type]
+
+
+def run(work: Work) -> None:
+    """Do a cell and say in its `cell.json` how it went; no error leaves this function."""
+    torch.set_num_threads(work.threads)
+    place = work.out / work.cell.place
+    place.mkdir(parents=True, exist_ok=True)
+    ended: dict[str, Any] = {"failed": {}}
+    try:
+        ended |= trained(work, place)
+        for score in work.suite.scores_of(work.cell.method):
+            try:
+                judged(work, place, score)
+            except Exception as error:
+                ended["failed"][score] = reason_of(error, work)
+        ended["mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    except Exception as error:
+        ended["failed"] = dict.fromkeys(work.suite.scores_of(work.cell.method), reason_of(error, work))
+    write_whole(place / ENDED, (json.dumps(ended, indent=1) + "\n").encode())
+
+
+def trained(work: Work, place: Path) -> dict[str, float]:
+    """Train the cell's model, and say what it costs: seconds of training, milliseconds an image."""
+    method, name = work.suite.methods[work.cell.method], work.cell.method
+    data, reader = data_of(work.suite, work.cell.data, work.data, work.out)
+    prepare = {f"prepare.{key}": value for key, value in work.suite.datasets[work.cell.data].prepare.items()}
+    settings = {**prepare, **method.set}
+    done = train(
+        method.detector or name, data, place / "model", dataset=reader, preset=method.preset, settings=settings,
+        seed=work.cell.seed, resume=True,
+    )  # fmt: skip
+    return {"seconds": done.run.seconds, "ms": milliseconds(Model.load(done.folder))}
+
+
+def judged(work: Work, place: Path, score: str) -> None:
+    """Screen the test cases with one score and evaluate."""
+    data, reader = data_of(work.suite, work.cell.data, work.data, work.out)
+    model, own = place / "model", place / score
+    if settings := work.suite.scores_of(work.cell.method)[score]:
+        model = rescored(model, settings, data, own / "model", dataset=reader)
+    screen([data], model=model, out=own / "results", dataset=reader)
+    evaluate(own / "results", data, own / "report", dataset=reader)
+
+
+def milliseconds(model: Model) -> float:
+    """Median time of `detect` an image, with the score of the preset."""
+    size = model.preparation.size
+    rows = np.random.default_rng(0).random((TIMED, 1, size, size), dtype=np.float32)
+    seconds = []
+    for _ in range(4):
+        started = time.perf_counter()
+        detections(model.detector, rows, precision=model.precision)
+        seconds.append(time.perf_counter() - started)
+    return 1000 * statistics.median(seconds[1:]) / TIMED
+
+
+def reason_of(error: Exception, work: Work) -> str:
+    """Why a cell failed, in words for people; no path of this machine."""
+    said = str(error) if isinstance(error, SalusError) else f"unexpected {type(error).__name__}: {error}"
+    return bare(said, work.out, *([work.data] if work.data else []))

@@ -1,0 +1,114 @@
+"""`salus benchmark`: every cell of a suite, then the tables of all.
+
+OUT/suite.json      what was compared, as it was understood
+OUT/data, cells     see `salus.benchmark.cells`
+OUT/results.csv     a row a data set, method, score and seed; the floors; why a row failed
+OUT/summary.json    the same over seeds, with intervals
+OUT/report.html     one file for people
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from salus.benchmark import cells
+from salus.benchmark.cells import ENDED, Work, draw
+from salus.benchmark.suite import Cell, Suite, read_suite
+from salus.benchmark.tables import write_tables
+from salus.core.errors import ConfigError, did_you_mean
+from salus.core.machine import memory
+from salus.engines import local, ray
+from salus.io.files import write_whole
+from salus.screening import make_folder
+
+MEMORY = 4 * 2**30  # bytes that a cell may take, so that by default as many run as there is room for
+ENGINES: Mapping[str, Callable[..., Iterator[tuple[Work, str]]]] = {
+    "local": partial(local.each, preload="salus.benchmark.cells"),
+    "ray": ray.each,
+}
+
+
+def benchmark(
+    suite: Path,
+    out: Path,
+    *,
+    data: Path | None = None,
+    engine: str = "local",
+    workers: int | None = None,
+    on_cell: Callable[[str, str, int], None] = lambda cell, reason, total: None,
+) -> tuple[Path, dict[str, str]]:
+    """Train, screen and evaluate all that a suite names, and write the tables; the command of the same name.
+
+    A cell that is finished is not done again, one that was killed goes on where it was, one that failed is tried again.
+
+    Args:
+        suite: a YAML file, see `salus.benchmark.suite`.
+        out: where everything goes.
+        data: folder of the suite's data sets; its own folder if None.
+        engine: "local" or "ray".
+        workers: cells at a time on a machine, which share its processors; None takes as many as processors and memory
+            allow. Several small trainings with a thread each end sooner than one after the other.
+        on_cell: told of each cell that has ended, why it failed or "", and the number of cells.
+
+    Returns:
+        The report's path, and the reason of each row that failed by its name.
+
+    Raises:
+        ConfigError, LayoutError, StorageError: see their messages.
+    """
+    chosen = read_suite(suite)
+    if engine not in ENGINES:
+        raise ConfigError(f"There is no engine '{engine}'.{did_you_mean(engine, ENGINES)}")
+    cores = os.cpu_count() or 1
+    if workers is None:
+        workers = max(1, int(min(cores, len(chosen.cells), memory() / MEMORY)))
+    elif workers < 1:
+        raise ConfigError(f"need at least one worker, got {workers}.")
+    begin(make_folder(out) / "suite.json", suite.stem, chosen)
+    draw(chosen, out)
+    threads = max(1, cores // workers)
+    root = (data or suite.parent).absolute()
+    left = [Work(suite=chosen, cell=cell, data=root, out=out.absolute(), threads=threads) for cell in chosen.cells
+            if failed(out, chosen, cell)]  # fmt: skip
+    for cell in sorted(set(chosen.cells) - {work.cell for work in left}):
+        on_cell(str(cell), "", len(chosen.cells))
+    for work, died in ENGINES[engine](cells.run, left, workers=workers):
+        if died:
+            reasons = dict.fromkeys(chosen.scores_of(work.cell.method), died)
+            write_whole(out / work.cell.place / ENDED, (json.dumps({"failed": reasons}, indent=1) + "\n").encode())
+        on_cell(str(work.cell), "; ".join(sorted(set(failed(out, chosen, work.cell).values()))), len(chosen.cells))
+    return write_tables(chosen, suite.stem, out)
+
+
+def begin(path: Path, name: str, suite: Suite) -> None:
+    """Write what is compared. More methods, data sets, scores and seeds may come to those that are there.
+
+    Raises:
+        ConfigError: a name that was there means something else now.
+    """
+    mine = json.loads(json.dumps({"name": name, **asdict(suite)}))
+    there = json.loads(path.read_bytes()) if path.is_file() else mine
+    for group in ("datasets", "methods"):
+        for entry in sorted(mine[group].keys() & there[group]):
+            if mine[group][entry] != there[group][entry]:
+                raise ConfigError(
+                    f"{path.parent} was begun with another {group}.{entry}. Give it another name or use another --out."
+                )
+    write_whole(path, (json.dumps(mine, indent=1) + "\n").encode())
+
+
+def failed(out: Path, suite: Suite, cell: Cell) -> dict[str, str]:
+    """What of a cell is not done, and why, by score."""
+    try:
+        there = json.loads((out / cell.place / ENDED).read_bytes())
+    except FileNotFoundError:
+        return dict.fromkeys(suite.scores_of(cell.method), "not done")
+    missing = [
+        score
+        for score in suite.scores_of(cell.method)
+        if not (out / cell.place / score / "report" / "metrics.json").is_file()
+    ]
+    return {**dict.fromkeys(missing, "not done"), **there["failed"]}

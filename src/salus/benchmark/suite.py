@@ -1,0 +1,195 @@
+"""What a benchmark compares: SUITE.yaml, read and checked before anything runs.
+
+    datasets:
+      rsna: {reader: rsna, path: rsna}                       # path below --data
+      heads: {phantom: {train: 60, test_normal: 20}}         # drawn, settings of `write_phantom`
+    methods:
+      ra: {}                                                 # the method's name, preset fast
+      ae-4: {detector: ae, preset: paper, set: {latent: 4}}  # as `salus train ae --preset paper --set latent=4`
+    scores: [own, {name: residual}]                          # of every method that restores
+    seeds: [0, 1, 2]
+
+Every method learns every data set with every seed: that is a cell, and all its scores share its one training.
+"""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import field
+from itertools import product
+from pathlib import Path, PurePath
+from typing import Any, Literal, NamedTuple
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from salus.core.errors import ConfigError, complaint, did_you_mean
+from salus.datasets import DATASETS
+from salus.datasets.phantom import write_phantom
+from salus.detectors import Restorer, detector_class
+from salus.scores import build_score
+from salus.training.plan import resolved
+
+OWN = "own"  # the score of a method's preset
+DRAWN = inspect.signature(write_phantom).parameters.keys() - {"root"}
+
+Score = Mapping[str, Any]  # `name` and the score's settings
+
+
+@dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
+class Data:
+    """A data set of a suite: one on disk, or a phantom's settings.
+
+    Attributes:
+        reader: a key of `DATASETS`.
+        path: below the folder of all data sets.
+        phantom: settings of `write_phantom`, in place of the two above.
+        prepare: how its images are prepared for every method, as `prepare.*` of `salus train`.
+    """
+
+    reader: str = "folder"
+    path: str = ""
+    phantom: dict[str, int | float] | None = None
+    prepare: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
+class Method:
+    """A method of a suite; what is not said is what `salus train` would take."""
+
+    detector: str = ""  # the entry's own name if empty
+    preset: str = "fast"
+    set: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
+class Suite:
+    """All that is compared, by the names that tables use."""
+
+    datasets: dict[str, Data]
+    methods: dict[str, Method]
+    scores: tuple[Literal["own"] | dict[str, Any], ...] = ("own",)
+    seeds: tuple[int, ...] = (0,)
+
+    @property
+    def cells(self) -> list["Cell"]:
+        """Cells in the order they begin: whole data sets first, so that early tables already compare methods."""
+        return [Cell(*names) for names in product(self.datasets, self.seeds, self.methods)]
+
+    def scores_of(self, method: str) -> dict[str, Score]:
+        """The scores of a method by name; {} stands for its preset's own, and one that equals it is not there twice."""
+        entry = self.methods[method]
+        kind = detector_class(entry.detector or method)
+        if not issubclass(kind, Restorer):
+            return {OWN: {}}
+        own = OWN in self.scores and kind.PRESETS[entry.preset].score
+        return {
+            called(score): {} if isinstance(score, str) else score
+            for score in self.scores
+            if isinstance(score, str) or score != own
+        }
+
+
+class Cell(NamedTuple):
+    """One training and all that is made of it."""
+
+    data: str
+    seed: int
+    method: str
+
+    @property
+    def place(self) -> PurePath:
+        """Its folder, below the benchmark's."""
+        return PurePath("cells", self.data, self.method, f"seed{self.seed}")
+
+    def __str__(self) -> str:
+        return f"{self.method} on {self.data}, seed {self.seed}"
+
+
+def called(score: str | Score) -> str:
+    """'own', or the score's name with its settings: 'smoothed-sigma-4'."""
+    if isinstance(score, str):
+        return score
+    settings = (f"{key}-{value}" for key, value in sorted(score.items()) if key != "name")
+    return "-".join([str(score["name"]), *settings])
+
+
+def read_suite(path: Path) -> Suite:
+    """The suite in a YAML file, with every name and setting in it checked.
+
+    Raises:
+        ConfigError: it cannot be read, or something in it does not exist or does not fit; the message says where.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} is no suite: it has datasets, methods, scores and seeds.")
+    for group in ("datasets", "methods"):
+        if isinstance(content.get(group), dict):  # `ra:` with nothing behind it is all defaults
+            content[group] = {name: {} if entry is None else entry for name, entry in content[group].items()}
+    try:
+        suite = TypeAdapter(Suite).validate_python(content)
+        check(suite)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {complaint_at(error)}.") from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return suite
+
+
+def check(suite: Suite) -> None:
+    """Whether everything named exists and fits.
+
+    Raises:
+        ConfigError: see its message.
+    """
+    for group, entries in (("datasets", suite.datasets), ("methods", suite.methods), ("seeds", suite.seeds)):
+        if not entries:
+            raise ConfigError(f"{group} is empty; name at least one.")
+    for name in (*suite.datasets, *suite.methods):
+        if PurePath(name).name != name or name.startswith("."):
+            raise ConfigError(f"'{name}' becomes the name of a folder: use letters, digits, '-' and '_'.")
+    if repeated := sorted({seed for seed in suite.seeds if suite.seeds.count(seed) > 1}):
+        raise ConfigError(f"seeds names {repeated[0]} twice.")
+    for name, data in suite.datasets.items():
+        if data.reader not in DATASETS:
+            known = did_you_mean(data.reader, DATASETS)
+            raise ConfigError(f"datasets.{name}: there is no reader '{data.reader}'.{known}")
+        for key in data.phantom or {}:
+            if key not in DRAWN:
+                raise ConfigError(f"datasets.{name}.phantom: there is no setting '{key}'.{did_you_mean(key, DRAWN)}")
+        if (data.phantom is None) == (data.path == ""):
+            raise ConfigError(f"datasets.{name} needs a path below --data, or settings of a phantom.")
+    for name, method in suite.methods.items():
+        try:
+            resolved(method.detector or name, method.preset, method.set, 0)
+        except ConfigError as error:
+            raise ConfigError(f"methods.{name}: {error}") from error
+    check_scores(suite.scores)
+
+
+def check_scores(scores: Sequence[str | Score]) -> None:
+    """Whether each score exists with its settings, once.
+
+    Raises:
+        ConfigError: see its message.
+    """
+    for score in scores:
+        if not isinstance(score, str):
+            if "name" not in score:
+                raise ConfigError(f"a score has a name and settings, got {dict(score)}.")
+            build_score(**score)
+    names = [called(score) for score in scores]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"scores names {repeated[0]} twice.")
+
+
+def complaint_at(error: ValidationError) -> str:
+    """The first complaint, with the whole place of it: 'methods.ra.preste: ...'."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "unexpected_keyword_argument":
+        return f"there is no setting '{place}'"
+    return complaint(error) if not place else f"{place}: {first['msg']}, got {first['input']!r}"

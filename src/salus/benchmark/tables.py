@@ -1,0 +1,237 @@
+"""The tables of a benchmark, made from what its cells left on disk: a new table needs no cell to be done again.
+
+Rows of one data set, method and score differ in their seed. What another training would change (`seed_sd`) and what
+other patients would (`ci95`, of the mean over the trainings) are two numbers everywhere.
+"""
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from salus.benchmark.cells import ENDED
+from salus.benchmark.floors import FLOORS
+from salus.benchmark.measures import DIGITS, REPLICATES
+from salus.benchmark.suite import Cell, Suite
+from salus.core.errors import LayoutError
+from salus.io.files import write_whole
+from salus.metrics import compare_ranks, resample, seed_spread, weighted_auroc, weighted_average_precision
+from salus.metrics.comparison import MIN_DATASETS
+
+COSTS = ("seconds", "ms", "mib")
+OVER_CASES = {"auroc": weighted_auroc, "auprc": weighted_average_precision}  # have an interval over several seeds
+MEASURES = (
+    *("auroc", "auprc", "fpr_at_tpr95", "fpr_at_tpr99", "sensitivity", "false_alarm_rate", "pixel_ap", "pixel_auroc"),
+    *("aupro", "best_dice", "dice", "hit_rate", "f1_ra2024", "ssim", "lpips", "mae"),
+)
+HEALTHY = ("false_alarm_rate", "ssim", "lpips", "mae")
+
+Entry = Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One training judged with one score; or a floor; or what is missing of it.
+
+    Attributes:
+        method, score: as the suite calls them; a floor has no score.
+        map: what its report calls method and map.
+        seed: None for a floor.
+        reason: why there is nothing; empty where there is.
+        entries: by measure, as in metrics.json.
+        costs: seconds of training, ms an image, MiB at most.
+        cases: `cases.csv` of its report.
+    """
+
+    data: str
+    method: str
+    score: str
+    seed: int | None
+    map: str = ""
+    reason: str = ""
+    floor: bool = False
+    entries: Mapping[str, Entry] = field(default_factory=dict)
+    costs: Mapping[str, float] = field(default_factory=dict)
+    cases: Path | None = None
+
+
+def write_tables(suite: Suite, name: str, out: Path) -> tuple[Path, dict[str, str]]:
+    """Write results.csv, summary.json and report.html; the report's path, and why rows failed by their names.
+
+    Raises:
+        LayoutError: rows that are one by the suite's names were made with different maps.
+    """
+    from salus.benchmark.suite_report import write_suite_report
+
+    rows = list(rows_of(suite, out))
+    write_whole(out / "results.csv", table(rows).encode())
+    summary = summarised(suite, name, rows)
+    write_whole(out / "summary.json", (json.dumps(summary, indent=1, allow_nan=False) + "\n").encode())
+    reasons = {f"{row.data}, {row.method}, {row.score}, seed {row.seed}": row.reason for row in rows if row.reason}
+    return write_suite_report(out / "report.html", summary), reasons
+
+
+def rows_of(suite: Suite, out: Path) -> Iterator[Row]:
+    """A row for each training and score, and of each data set one for each floor."""
+    for data in suite.datasets:
+        floors: dict[str, Row] = {}
+        for cell in (cell for cell in suite.cells if cell.data == data):
+            place = out / cell.place
+            ended = json.loads((place / ENDED).read_bytes())
+            for score in suite.scores_of(cell.method):
+                report = place / score / "report"
+                if reason := ended["failed"].get(score):
+                    yield Row(data=data, method=cell.method, score=score, seed=cell.seed, reason=reason)
+                    continue
+                metrics = json.loads((report / "metrics.json").read_bytes())
+                yield judged_row(cell, score, metrics, {key: ended[key] for key in COSTS}, report / "cases.csv")
+                for floor, seen in metrics["floors"].items():
+                    if seen is not None and floor not in floors:
+                        floors[floor] = Row(
+                            data=data, method=FLOORS[floor], score="", seed=None, floor=True, entries=entries_of(seen)
+                        )
+        yield from floors.values()
+
+
+def judged_row(cell: Cell, score: str, metrics: Mapping[str, Any], costs: Mapping[str, float], cases: Path) -> Row:
+    """A cell's row with one score, from the content of its metrics.json."""
+    return Row(
+        data=cell.data, method=cell.method, score=score, seed=cell.seed, map=metrics["method"],
+        entries=entries_of(metrics), costs=costs, cases=cases,
+    )  # fmt: skip
+
+
+def entries_of(metrics: Mapping[str, Any]) -> dict[str, Entry]:
+    """The measures of a method or floor, over all its cases."""
+    overall, healthy = metrics["overall"] or {}, metrics["healthy"] or {}
+    return {name: (healthy if name in HEALTHY else overall).get(name) for name in MEASURES}
+
+
+def table(rows: Sequence[Row]) -> str:
+    """`results.csv`; what times decide comes last."""
+    ends = [f"{name}{end}" for name in MEASURES for end in ("", "_low", "_high")]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["data", "method", "score", "map", "seed", "failed", *ends, *COSTS])
+    for row in rows:
+        numbers: list[Any] = []
+        for name in MEASURES:
+            entry = row.entries.get(name)
+            numbers += ["", "", ""] if entry is None else [entry["value"], *entry["ci95"]]
+        seed = "" if row.seed is None else row.seed
+        costs = [f"{row.costs[name]:.4g}" if name in row.costs else "" for name in COSTS]
+        writer.writerow([row.data, row.method, row.score, row.map, seed, row.reason, *numbers, *costs])
+    return text.getvalue()
+
+
+def summarised(suite: Suite, name: str, rows: Sequence[Row]) -> dict[str, Any]:
+    """`summary.json`: of each data set its methods and floors over their seeds, best AUROC first; then the ranks."""
+    data = {one: [over_seeds(group) for group in grouped(rows, one)] for one in suite.datasets}
+    for entries in data.values():
+        entries.sort(key=lambda entry: (-((entry["measures"]["auroc"] or {}).get("mean", -1)), entry["method"]))
+    return {
+        "format": 1,
+        "suite": name,
+        "seeds": suite.seeds,
+        "replicates": REPLICATES,
+        "data": data,
+        "ranks": ranked(data),
+    }
+
+
+def grouped(rows: Sequence[Row], data: str) -> list[list[Row]]:
+    """Rows of a data set that differ in their seed alone.
+
+    Raises:
+        LayoutError: they were made with different maps.
+    """
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if row.data == data:
+            groups.setdefault((row.method, row.score), []).append(row)
+    for (method, score), group in groups.items():
+        if len(maps := sorted({row.map for row in group if not row.reason})) > 1:
+            raise LayoutError(f"{data}, {method}, {score}: one row of {' and '.join(maps)}. Use another --out.")
+    return list(groups.values())
+
+
+def over_seeds(group: Sequence[Row]) -> dict[str, Any]:
+    """One line of a table."""
+    done = [row for row in group if not row.reason]
+    first = done[0] if done else group[0]
+    return {
+        "method": first.method,
+        "score": first.score,
+        "map": first.map,
+        "floor": first.floor,
+        "seeds": len(done),
+        "failed": sorted({row.reason for row in group if row.reason}),
+        "measures": {name: spread(name, done) for name in MEASURES},
+        "costs": {name: statistics.fmean(row.costs[name] for row in done) for name in COSTS if done and first.costs},
+    }
+
+
+def spread(name: str, rows: Sequence[Row]) -> dict[str, Any] | None:
+    """Mean over trainings, their standard deviation, and the interval of the mean over patients where it is known."""
+    values = [entry["value"] for row in rows if (entry := row.entries[name]) is not None]
+    if not values:
+        return None
+    made: dict[str, Any] = {"mean": round(statistics.fmean(values), DIGITS), "seed_sd": None, "ci95": None}
+    if len(rows) == 1:
+        entry = rows[0].entries[name] or {}
+        made["ci95"] = entry["ci95"]
+    else:
+        made["seed_sd"] = round(statistics.stdev(values), DIGITS) if len(values) > 1 else None
+        if name in OVER_CASES and len(values) == len(rows):
+            made["ci95"] = interval_over_cases(name, [row.cases for row in rows if row.cases is not None])
+    return made
+
+
+def interval_over_cases(name: str, tables: Sequence[Path]) -> list[float] | None:
+    """Over patients, of the mean over trainings; None where they did not judge the same cases."""
+    read = [scores_in(path) for path in tables]
+    cases, patients, abnormal, _ = read[0]
+    if any(other[0] != cases for other in read[1:]):
+        return None
+    weights = resample(patients, abnormal, seed=0, replicates=REPLICATES)
+    metric = partial(OVER_CASES[name], abnormal)
+    return [round(end, DIGITS) for end in seed_spread(metric, [score for *_, score in read], weights).case_interval]
+
+
+def scores_in(path: Path) -> tuple[list[str], list[str], NDArray[np.bool_], NDArray[np.float64]]:
+    """Names, patients, truth and scores of the judged cases in a `cases.csv`."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["score"]]
+    return (
+        [row["case_id"] for row in rows],
+        [row["patient_id"] for row in rows],
+        np.array([row["label"] == "abnormal" for row in rows]),
+        np.array([float(row["score"]) for row in rows]),
+    )
+
+
+def ranked(data: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any] | None:
+    """Mean ranks by AUROC over the data sets that all methods have; None with fewer than a test of ranks needs."""
+    methods = [f"{one['method']} + {one['score']}" for one in next(iter(data.values())) if not one["floor"]]
+    values = []
+    for entries in data.values():
+        here = {f"{one['method']} + {one['score']}": one["measures"]["auroc"] for one in entries}
+        if all(here.get(method) for method in methods):
+            values.append([round(here[method]["mean"], 3) for method in methods])
+    if len(methods) < 3 or len(values) < MIN_DATASETS:
+        return None
+    seen = compare_ranks(np.array(values))
+    return {
+        "datasets": len(values),
+        "mean_rank": dict(zip(methods, [round(float(rank), 3) for rank in seen.ranks], strict=True)),
+        "friedman_p": round(seen.p, DIGITS),
+        "critical_difference": round(seen.critical_difference, 3),
+    }

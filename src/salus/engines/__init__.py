@@ -1,0 +1,1 @@
+"""Where many independent pieces of work run: local processes, or Ray."""

@@ -1,0 +1,58 @@
+"""Work in processes of this machine."""
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from multiprocessing.connection import wait
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def each(work: Callable[[T], None], items: Sequence[T], *, workers: int, preload: str) -> Iterator[tuple[T, str]]:
+    """Run `work` on each item in a process of its own, `workers` of them at a time.
+
+    A process that dies takes its item with it and no other. When this process dies, by SIGKILL too, so do they.
+
+    Args:
+        work: a function that a process can import; what it finds it writes to disk. It catches its own errors.
+        preload: module that processes share once it is loaded, where the system can.
+
+    Yields:
+        Each item when its process has ended, and why it did: empty if `work` came to its end.
+    """
+    shared = "forkserver" in multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver") if shared else multiprocessing.get_context("spawn")
+    context.set_forkserver_preload([preload])
+
+    def run(item: T) -> str:
+        process = context.Process(target=alone, args=(work, item))
+        process.start()
+        process.join()
+        if process.exitcode == 0:
+            return ""
+        code = process.exitcode or 0
+        return f"its process was killed by signal {-code}" if code < 0 else f"its process ended with code {code}"
+
+    pool = ThreadPoolExecutor(workers)
+    try:
+        waiting = {pool.submit(run, item): item for item in items}
+        for done in as_completed(waiting):
+            yield waiting[done], done.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def alone(work: Callable[[T], None], item: T) -> None:
+    """In the new process: `work`, until it ends or the process that asked for it does."""
+    asked = multiprocessing.parent_process()
+
+    def follow() -> None:
+        if asked is not None:
+            wait([asked.sentinel])
+            os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+    work(item)

@@ -1,0 +1,226 @@
+"""`salus benchmark`: what a suite may say, that nothing finished is done again, and that a kill changes nothing."""
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from salus.benchmark.run import benchmark
+from salus.benchmark.suite import Cell, read_suite
+from salus.core.errors import ConfigError, LayoutError
+
+SUITE = {
+    "datasets": {"discs": {"path": "."}},
+    "methods": {
+        "ae": {"preset": "tiny", "set": {"recipe.epochs": 2}},
+        "ae-4": {"detector": "ae", "preset": "tiny", "set": {"recipe.epochs": 2, "latent": 4}},
+        "patchcore": {"preset": "tiny"},
+    },
+    "scores": ["own", {"name": "smoothed", "sigma": 1.5}],
+    "seeds": [0, 1],
+}
+
+
+def written(folder: Path, **changes: object) -> Path:
+    path = folder / "discs.yaml"
+    path.write_text(yaml.safe_dump({**SUITE, **changes}))
+    return path
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    with (out / "results.csv").open(newline="") as file:
+        return [{k: v for k, v in row.items() if k not in ("seconds", "ms", "mib")} for row in csv.DictReader(file)]
+
+
+def without_costs(out: Path) -> dict:
+    summary = json.loads((out / "summary.json").read_text())
+    for lines in summary["data"].values():
+        for line in lines:
+            del line["costs"]
+    return summary
+
+
+@pytest.fixture(scope="module")
+def done(disc_folder, tmp_path_factory) -> Path:
+    """A benchmark that nothing disturbed."""
+    place = tmp_path_factory.mktemp("suite")
+    benchmark(written(place), place / "out", data=disc_folder)
+    return place / "out"
+
+
+def test_a_cell_is_a_method_a_data_set_and_a_seed_and_scores_share_it(tmp_path):
+    suite = read_suite(written(tmp_path))
+    assert len(suite.cells) == 6
+    assert suite.cells[0] == Cell("discs", 0, "ae")
+    assert list(suite.scores_of("ae")) == ["own", "smoothed-sigma-1.5"]
+    assert list(suite.scores_of("patchcore")) == ["own"], "what restores nothing has no other score"
+    same = read_suite(written(tmp_path, scores=["own", {"name": "squared"}]))
+    assert list(same.scores_of("ae")) == ["own"], "what is a preset's own score is not there twice"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"datasets": {}}, "datasets is empty"),
+        ({"methods": {"rra": {}}}, "methods.rra: .*Did you mean 'ra'"),
+        ({"methods": {"ra": {"preste": "tiny"}}}, "there is no setting 'methods.ra.preste'"),
+        ({"methods": {"ra": {"preset": "slow"}}}, "ra has no preset 'slow'"),
+        ({"methods": {"ae": {"set": {"latnet": 4}}}}, "methods.ae: .*Did you mean 'latent'"),
+        ({"methods": {"../ae": {"detector": "ae"}}}, "name of a folder"),
+        ({"datasets": {"a": {"reader": "rsnaa", "path": "a"}}}, "datasets.a: .*Did you mean 'rsna'"),
+        ({"datasets": {"a": {}}}, "needs a path below --data"),
+        ({"datasets": {"a": {"phantom": {"trian": 5}}}}, "datasets.a.phantom: .*Did you mean 'train'"),
+        ({"scores": ["own", {"name": "squard"}]}, "Did you mean 'squared'"),
+        ({"scores": ["own", "own"]}, "scores names own twice"),
+        ({"scores": [{"sigma": 2}]}, "a score has a name"),
+        ({"seeds": [0, 0]}, "seeds names 0 twice"),
+        ({"seeds": ["x"]}, "seeds.0"),
+        ({"sedes": [0]}, "there is no setting 'sedes'"),
+    ],
+)
+def test_what_a_suite_cannot_mean_is_named(tmp_path, changes, said):
+    with pytest.raises(ConfigError, match=said):
+        read_suite(written(tmp_path, **changes))
+
+
+@pytest.mark.parametrize("text", ["- a list", "a: [", "", "\xff"])
+def test_what_is_no_suite_is_refused(tmp_path, text):
+    (tmp_path / "no.yaml").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"no\.yaml"):
+        read_suite(tmp_path / "no.yaml")
+
+
+def test_every_cell_has_its_row_and_every_method_its_line(done):
+    found = rows(done)
+    ours = [row for row in found if row["seed"]]
+    assert [(row["method"], row["score"], row["seed"]) for row in ours if row["seed"] == "0"] == [
+        ("ae", "own", "0"),
+        ("ae", "smoothed-sigma-1.5", "0"),
+        ("ae-4", "own", "0"),
+        ("ae-4", "smoothed-sigma-1.5", "0"),
+        ("patchcore", "own", "0"),
+    ]
+    assert len(ours) == 10
+    assert {row["method"] for row in found if not row["seed"]} == {"mean intensity", "PCA residual"}
+    for row in ours:
+        report = done / "cells" / "discs" / row["method"] / f"seed{row['seed']}" / row["score"] / "report"
+        metrics = json.loads((report / "metrics.json").read_text())
+        assert float(row["auroc"]) == metrics["overall"]["auroc"]["value"]
+        assert row["map"] == metrics["method"]
+        assert row["failed"] == ""
+
+    line = next(one for one in without_costs(done)["data"]["discs"] if one["method"] == "ae" and one["score"] == "own")
+    values = [float(row["auroc"]) for row in ours if (row["method"], row["score"]) == ("ae", "own")]
+    assert line["measures"]["auroc"]["mean"] == pytest.approx(sum(values) / 2, abs=1e-6)
+    assert line["measures"]["auroc"]["seed_sd"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5, abs=1e-6)
+    low, high = line["measures"]["auroc"]["ci95"]
+    assert 0 <= low <= line["measures"]["auroc"]["mean"] <= high <= 1
+
+
+def test_another_score_is_judged_on_the_same_training(done):
+    cell = done / "cells" / "discs" / "ae" / "seed0"
+    weights = [cell / place / "weights.safetensors" for place in ("model", "smoothed-sigma-1.5/model")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_what_is_finished_is_not_done_again_and_more_may_come(done, disc_folder, tmp_path):
+    models = {path: path.stat().st_mtime_ns for path in done.rglob("model.json")}
+    before, seen = rows(done), []
+    suite = written(tmp_path, methods={**SUITE["methods"], "vae": {"preset": "tiny", "set": {"recipe.epochs": 1}}})
+    _, failed = benchmark(suite, done, data=disc_folder, on_cell=lambda cell, reason, total: seen.append(cell))
+    assert failed == {}
+    assert len(seen) == 8
+    assert {path: path.stat().st_mtime_ns for path in models} == models
+    assert [row for row in rows(done) if row["method"] != "vae"] == before
+
+
+def test_a_name_that_means_something_else_now_is_refused(done, disc_folder, tmp_path):
+    methods = {**SUITE["methods"], "ae": {"preset": "tiny", "set": {"latent": 2}}}
+    with pytest.raises(ConfigError, match=r"begun with another methods\.ae"):
+        benchmark(written(tmp_path, methods=methods), done, data=disc_folder)
+
+
+def test_maps_of_different_names_share_no_row(done, tmp_path):
+    from salus.benchmark.tables import grouped, rows_of
+
+    suite = read_suite(written(tmp_path))
+    found = list(rows_of(suite, done))
+    found[0].__dict__["map"] = "ae + another map"
+    with pytest.raises(LayoutError, match="another map"):
+        grouped(found, "discs")
+
+
+def test_a_cell_that_fails_is_a_row_with_its_reason_and_is_tried_again(salus, disc_folder, tmp_path):
+    methods = {
+        "ae": {"preset": "tiny", "set": {"recipe.epochs": 1}},
+        "wild": {"detector": "ae", "preset": "tiny", "set": {"recipe.learning_rate": 1e30}},
+    }
+    suite = written(
+        tmp_path, methods=methods, scores=["own"], seeds=[0], datasets={**SUITE["datasets"], "gone": {"path": "gone"}}
+    )
+    code, said, _ = salus("benchmark", suite, "--out", tmp_path / "out", "--data", disc_folder, "--json")
+    assert code == 3
+    failed = json.loads(said)["failed"]
+    assert set(failed) == {"discs, wild, own, seed 0", "gone, ae, own, seed 0", "gone, wild, own, seed 0"}
+    assert "diverged" in failed["discs, wild, own, seed 0"]
+    assert str(tmp_path) not in said.replace(json.loads(said)["report"], "")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "3 rows failed" in page
+    assert "diverged" in page
+    assert [row["failed"] != "" for row in rows(tmp_path / "out") if row["data"] == "gone"] == [True, True]
+
+    ended = tmp_path / "out" / "cells" / "discs" / "wild" / "seed0" / "cell.json"
+    before = ended.stat().st_mtime_ns
+    salus("benchmark", suite, "--out", tmp_path / "out", "--data", disc_folder)
+    assert ended.stat().st_mtime_ns > before
+
+
+def test_a_killed_cell_is_a_red_row(tmp_path, disc_folder):
+    from salus.engines import local
+
+    ended = dict(local.each(die, [1, 2], workers=2, preload="salus.core"))
+    assert ended[1] == ""
+    assert ended[2] == f"its process was killed by signal {int(signal.SIGKILL)}"
+
+
+def die(item: int) -> None:
+    if item == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_benchmark_killed_at_random_moments_ends_as_one_that_was_not(done, disc_folder, tmp_path):
+    suite, out = written(tmp_path), tmp_path / "out"
+    command = [sys.executable, "-m", "salus.cli", "benchmark", suite, "--out", out, "--data", disc_folder]
+    moment = random.Random(0)
+    for _ in range(3):
+        process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(moment.uniform(3, 9))
+        process.kill()
+        process.wait()
+    finished = {path: path.stat().st_mtime_ns for path in out.rglob("cell.json")}
+    subprocess.run(list(map(str, command)), check=True, capture_output=True)
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    mine = {row["method"] for row in rows(out)}
+    assert rows(out) == [row for row in rows(done) if row["method"] in mine]
+
+
+def leave(item: int) -> None:
+    if item == 2:
+        os._exit(3)
+
+
+def test_ray_runs_each_piece_of_work_and_tells_which_died(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    from salus.engines import ray
+
+    ended = dict(ray.each(leave, [1, 2, 3], workers=1))
+    assert ended[1] == ended[3] == ""
+    assert ended[2].startswith("its process ended")
