@@ -18,24 +18,16 @@ import os
 import statistics
 import subprocess
 import sys
-import time
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from salus.benchmark import evaluate
+from salus.benchmark.cells import milliseconds
 from salus.benchmark.demo import POPULATIONS
-from salus.core import Label, Split
-from salus.datasets import open_dataset
 from salus.datasets.phantom import write_phantom
-from salus.datasets.protocol import split
-from salus.detectors import DETECTORS, Restorer, build, detector_class
-from salus.io import read_study, study_sha256
-from salus.model import Model, calibration_of, detections
-from salus.preprocess import PreparedCache
+from salus.detectors import DETECTORS, Restorer, detector_class
+from salus.model import Model
 from salus.screening import screen
-from salus.training import fit_score, train
+from salus.training import rescored, train
 
 SETS = {
     "phantom": "Phantom",
@@ -77,24 +69,6 @@ def label_of(score: dict[str, object]) -> str:
     return "-".join(str(value) for value in score.values()) or "own"
 
 
-def with_score(folder: Path, score: dict[str, object], data: Path, out: Path) -> Path:
-    """The model in `folder` with another score, fitted and calibrated anew on its own healthy parts."""
-    if not (out / "model.json").is_file():
-        model = Model.load(folder)
-        detector = build(model.name, model.settings, score)
-        detector.load_state_dict(
-            {k: v for k, v in model.detector.learned().items() if not k.startswith("score.")}, strict=False
-        )
-        model = replace(model, detector=detector.eval(), score=score)
-        healthy = split(open_dataset("folder", data))
-        validation = healthy.only(split=Split.VALIDATION, label=Label.NORMAL)
-        rows = PreparedCache().prepare(validation, model.preparation, read_study, study_sha256).rows
-        fit_score(detector, rows, model.precision)
-        calibration = calibration_of(model, healthy.only(split=Split.CALIBRATION, label=Label.NORMAL))[0]
-        replace(model, calibration=calibration).save(out)
-    return out
-
-
 def cell(data: Path, method: str, seed: int, out: Path, preset: str) -> None:
     """Train, then screen and evaluate with each score."""
     model = train(method, data, out / "model", preset=preset, seed=seed, resume=True).folder
@@ -102,25 +76,13 @@ def cell(data: Path, method: str, seed: int, out: Path, preset: str) -> None:
         place = out / label_of(score)
         if (place / "report" / "report.html").is_file():
             continue
-        scored = with_score(model, score, data, place / "model") if score else model
+        scored = rescored(model, score, data, place / "model") if score else model
         screen([data], model=scored, out=place / "results")
         print(evaluate(place / "results", data, place / "report"), flush=True)
     if not (out / "speed.json").is_file():
         commit = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=RESULTS.parent, text=True).strip()
         made = {"ms": milliseconds(Model.load(model)), "commit": commit, "date": str(datetime.date.today())}
         (out / "speed.json").write_text(json.dumps(made))
-
-
-def milliseconds(model: Model) -> float:
-    """Median time of `detect` an image in batches of 16, with the score of the preset."""
-    size = model.preparation.size
-    rows = np.random.default_rng(0).random((16, 1, size, size), dtype=np.float32)
-    seconds = []
-    for _ in range(4):
-        started = time.perf_counter()
-        detections(model.detector, rows, precision=model.precision)
-        seconds.append(time.perf_counter() - started)
-    return 1000 * statistics.median(seconds[1:]) / len(rows)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -9,11 +9,12 @@ import argparse
 import json
 from pathlib import Path
 
-from methods_table import label_of, with_score
+from methods_table import label_of
 
 from salus.benchmark import evaluate
 from salus.cli.common import settings
 from salus.screening import screen
+from salus.training import rescored
 
 
 def main() -> None:
@@ -25,7 +26,7 @@ def main() -> None:
     chosen = options.parse_args()
     score = {key.removeprefix("score."): value for key, value in settings(chosen.set).items()}
     place = chosen.out / label_of(score)
-    model = with_score(chosen.model, score, chosen.data, place / "model")
+    model = rescored(chosen.model, score, chosen.data, place / "model")
     screen([chosen.data], model=model, out=place / "results")
     evaluate(place / "results", chosen.data, place / "report")
     metrics = json.loads((place / "report" / "metrics.json").read_text())

@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 from salus.core.errors import ConfigError, TrainingError
 from salus.detectors import Recipe, build, detector_class
 from salus.model import Model
-from salus.training import Stepper, fit, make_fabric, train
+from salus.training import Stepper, fit, make_fabric, rescored, train
 from salus.training.loop import augmented, averaged, batches, mixed, rate
 from salus.training.plan import resolved
 from tests.conftest import discs
@@ -186,6 +187,35 @@ def test_a_score_that_learns_is_fitted_on_the_validation_part_and_saved(disc_fol
     model = Model.load(folder)
     assert model.detector.score.spread.std() > 0
     assert torch.equal(load_file(folder / "weights.safetensors")["score.mean"], model.detector.score.mean)
+
+
+def test_another_score_changes_map_and_threshold_but_no_weight(disc_folder, tmp_path):
+    train("ae", disc_folder, tmp_path / "ae", preset="tiny", epochs=2)
+    out = rescored(tmp_path / "ae", {"name": "zscore"}, disc_folder, tmp_path / "z")
+    first, other = Model.load(tmp_path / "ae"), Model.load(out)
+    mine, theirs = first.detector.learned(), other.detector.learned()
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    assert "score.spread" in theirs.keys() - mine.keys(), "what a score learns is saved"
+    assert other.summary == "ae + zscore-residual"
+    assert other.calibration != first.calibration
+
+    again = train("ae", disc_folder, tmp_path / "again", preset="tiny", epochs=2, settings={"score.name": "zscore"})
+    assert Model.load(again.folder).calibration == other.calibration, "as if it had been trained with it"
+
+
+def test_a_score_is_fitted_on_the_models_own_healthy_parts_or_not_at_all(disc_folder, tmp_path):
+    train("ae", disc_folder, tmp_path / "ae", preset="tiny", epochs=1)
+    other = tmp_path / "other"
+    shutil.copytree(disc_folder, other)
+    (other / "train" / "good" / "000.png").unlink()
+    with pytest.raises(ConfigError, match="did not learn from"):
+        rescored(tmp_path / "ae", {"name": "residual"}, other, tmp_path / "new")
+    rescored(tmp_path / "ae", {"name": "residual"}, disc_folder, tmp_path / "new")
+    with pytest.raises(ConfigError, match="holds another model"):
+        rescored(tmp_path / "ae", {"name": "ssim"}, disc_folder, tmp_path / "new")
+    train("knn", disc_folder, tmp_path / "knn", preset="tiny")
+    with pytest.raises(ConfigError, match="makes its map itself"):
+        rescored(tmp_path / "knn", {"name": "residual"}, disc_folder, tmp_path / "none")
 
 
 def test_augmentation_moves_but_keeps_range_shape_and_brightness():

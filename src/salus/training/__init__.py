@@ -28,7 +28,7 @@ from salus.training.plan import Plan, refuse_another, resolved
 
 HEALTHY = (Split.TRAIN, Split.VALIDATION, Split.CALIBRATION)
 
-__all__ = ["Plan", "Run", "Stepper", "Trained", "fit", "make_fabric", "train"]
+__all__ = ["Plan", "Run", "Stepper", "Trained", "fit", "make_fabric", "rescored", "train"]
 
 
 @dataclass(frozen=True, kw_only=True)
