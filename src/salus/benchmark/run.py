@@ -36,6 +36,7 @@ def benchmark(
     out: Path,
     *,
     data: Path | None = None,
+    preset: str | None = None,
     engine: str = "local",
     workers: int | None = None,
     on_cell: Callable[[str, str, int], None] = lambda cell, reason, total: None,
@@ -48,6 +49,7 @@ def benchmark(
         suite: a YAML file, see `salus.benchmark.suite`.
         out: where everything goes.
         data: folder of the suite's data sets; its own folder if None.
+        preset: of every method, in place of its own: "tiny" tries a long suite out.
         engine: "local" or "ray".
         workers: cells at a time on a machine, which share its processors; None takes as many as processors and memory
             allow. Several small trainings with a thread each end sooner than one after the other.
@@ -59,7 +61,7 @@ def benchmark(
     Raises:
         ConfigError, LayoutError, StorageError: see their messages.
     """
-    chosen = read_suite(suite)
+    chosen = read_suite(suite, preset)
     if engine not in ENGINES:
         raise ConfigError(f"There is no engine '{engine}'.{did_you_mean(engine, ENGINES)}")
     cores = os.cpu_count() or 1

@@ -14,7 +14,7 @@ Every method learns every data set with every seed: that is a cell, and all its 
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from itertools import product
 from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple
@@ -114,8 +114,11 @@ def called(score: str | Score) -> str:
     return "-".join([str(score["name"]), *settings])
 
 
-def read_suite(path: Path) -> Suite:
+def read_suite(path: Path, preset: str | None = None) -> Suite:
     """The suite in a YAML file, with every name and setting in it checked.
+
+    Args:
+        preset: of every method, in place of its own: `tiny` tries a long suite out.
 
     Raises:
         ConfigError: it cannot be read, or something in it does not exist or does not fit; the message says where.
@@ -131,6 +134,9 @@ def read_suite(path: Path) -> Suite:
             content[group] = {name: {} if entry is None else entry for name, entry in content[group].items()}
     try:
         suite = TypeAdapter(Suite).validate_python(content)
+        if preset is not None:
+            methods = {name: replace(method, preset=preset) for name, method in suite.methods.items()}
+            suite = replace(suite, methods=methods)
         check(suite)
     except ValidationError as error:
         raise ConfigError(f"{path}: {complaint_at(error)}.") from None

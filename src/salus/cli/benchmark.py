@@ -12,6 +12,7 @@ def benchmark(
     suite: Annotated[Path, typer.Argument(help="A YAML file: data sets, methods, scores, seeds.")],
     out: Annotated[Path, typer.Option(help="Folder for everything the benchmark makes.")],
     data: Annotated[Path | None, typer.Option(help="Folder of the data sets; the suite's own if not given.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Of every method: tiny tries a long suite out.")] = None,
     engine: Annotated[str, typer.Option(help="local (processes here) or ray (a cluster).")] = "local",
     workers: Annotated[
         int | None, typer.Option(help="Cells at a time on a machine; as many as fit if not given.")
@@ -33,7 +34,7 @@ def benchmark(
             if reason:
                 progress.console.print(f"failed: {cell}: {reason}", markup=False, highlight=False)
 
-        report, failed = run(suite, out, data=data, engine=engine, workers=workers, on_cell=ended)
+        report, failed = run(suite, out, data=data, preset=preset, engine=engine, workers=workers, on_cell=ended)
     lines = [f"{name}: {reason}" for name, reason in failed.items()]
     say({"report": report, "failed": failed}, as_json, "\n".join([*lines, str(report)]))
     raise typer.Exit(3 if failed else 0)
