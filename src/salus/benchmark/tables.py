@@ -21,10 +21,19 @@ from salus.benchmark.cells import ENDED
 from salus.benchmark.floors import FLOORS
 from salus.benchmark.measures import DIGITS, REPLICATES
 from salus.benchmark.suite import Cell, Suite
+from salus.core import Label
 from salus.core.errors import LayoutError
 from salus.io.files import write_whole
-from salus.metrics import compare_ranks, resample, seed_spread, weighted_auroc, weighted_average_precision
+from salus.metrics import (
+    compare_ranks,
+    paired_difference,
+    resample,
+    seed_spread,
+    weighted_auroc,
+    weighted_average_precision,
+)
 from salus.metrics.comparison import MIN_DATASETS
+from salus.metrics.statistics import Floats, Weights
 
 COSTS = ("seconds", "ms", "mib")
 OVER_CASES = {"auroc": weighted_auroc, "auprc": weighted_average_precision}  # have an interval over several seeds
@@ -33,6 +42,8 @@ MEASURES = (
     *("aupro", "best_dice", "dice", "hit_rate", "f1_ra2024", "ssim", "lpips", "mae"),
 )
 HEALTHY = ("false_alarm_rate", "ssim", "lpips", "mae")
+
+FLOOR = "pca"  # the floor to beat
 
 Entry = Mapping[str, Any] | None
 
@@ -167,6 +178,7 @@ def over_seeds(group: Sequence[Row]) -> dict[str, Any]:
     """One line of a table."""
     done = [row for row in group if not row.reason]
     first = done[0] if done else group[0]
+    scored = Scored.of([row.cases for row in done if row.cases is not None])
     return {
         "method": first.method,
         "score": first.score,
@@ -174,12 +186,13 @@ def over_seeds(group: Sequence[Row]) -> dict[str, Any]:
         "floor": first.floor,
         "seeds": len(done),
         "failed": sorted({row.reason for row in group if row.reason}),
-        "measures": {name: spread(name, done) for name in MEASURES},
+        "measures": {name: spread(name, done, scored) for name in MEASURES},
+        "over_floor": scored and over_floor(scored),
         "costs": {name: statistics.fmean(row.costs[name] for row in done) for name in COSTS if done and first.costs},
     }
 
 
-def spread(name: str, rows: Sequence[Row]) -> dict[str, Any] | None:
+def spread(name: str, rows: Sequence[Row], scored: "Scored | None") -> dict[str, Any] | None:
     """Mean over trainings, their standard deviation, and the interval of the mean over patients where it is known."""
     values = [entry["value"] for row in rows if (entry := row.entries[name]) is not None]
     if not values:
@@ -190,32 +203,59 @@ def spread(name: str, rows: Sequence[Row]) -> dict[str, Any] | None:
         made["ci95"] = entry["ci95"]
     else:
         made["seed_sd"] = round(statistics.stdev(values), DIGITS) if len(values) > 1 else None
-        if name in OVER_CASES and len(values) == len(rows):
-            made["ci95"] = interval_over_cases(name, [row.cases for row in rows if row.cases is not None])
+        if name in OVER_CASES and scored is not None:
+            interval = seed_spread(
+                partial(OVER_CASES[name], scored.abnormal), scored.runs, scored.weights
+            ).case_interval
+            made["ci95"] = [round(end, DIGITS) for end in interval]
     return made
 
 
-def interval_over_cases(name: str, tables: Sequence[Path]) -> list[float] | None:
-    """Over patients, of the mean over trainings; None where they did not judge the same cases."""
-    read = [scores_in(path) for path in tables]
-    cases, patients, abnormal, _ = read[0]
-    if any(other[0] != cases for other in read[1:]):
+def over_floor(scored: "Scored") -> dict[str, Any] | None:
+    """AUROC, mean over trainings, less that of the PCA floor on the same cases, paired; None without either."""
+    if scored.floor is None or scored.abnormal.all() or not scored.abnormal.any():
         return None
-    weights = resample(patients, abnormal, seed=0, replicates=REPLICATES)
-    metric = partial(OVER_CASES[name], abnormal)
-    return [round(end, DIGITS) for end in seed_spread(metric, [score for *_, score in read], weights).case_interval]
+
+    def mean(runs: list[Floats], weights: Weights) -> Floats:
+        return np.asarray(np.mean([weighted_auroc(scored.abnormal, run, weights) for run in runs], axis=0))
+
+    value, ends = paired_difference(mean, scored.runs, [scored.floor], scored.weights)
+    return {"value": round(value, DIGITS), "ci95": [round(end, DIGITS) for end in ends]}
 
 
-def scores_in(path: Path) -> tuple[list[str], list[str], NDArray[np.bool_], NDArray[np.float64]]:
-    """Names, patients, truth and scores of the judged cases in a `cases.csv`."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["score"]]
-    return (
-        [row["case_id"] for row in rows],
-        [row["patient_id"] for row in rows],
-        np.array([row["label"] == "abnormal" for row in rows]),
-        np.array([float(row["score"]) for row in rows]),
-    )
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """What several trainings said of the same cases.
+
+    Attributes:
+        abnormal: (n,) truth.
+        runs: (n,) scores of each training; `floor` those of the PCA floor, None where it is not there.
+        weights: (replicates, n) draws of patients.
+    """
+
+    abnormal: NDArray[np.bool_]
+    runs: list[Floats]
+    floor: Floats | None
+    weights: Weights
+
+    @classmethod
+    def of(cls, tables: Sequence[Path]) -> "Scored | None":
+        """From each training's `cases.csv`; None where there is none or they did not judge the same cases."""
+        read = []
+        for path in tables:
+            with path.open(newline="", encoding="utf-8") as file:
+                read.append([row for row in csv.DictReader(file) if row["score"]])
+        names = [[row["case_id"] for row in rows] for rows in read]
+        if not read or not names[0] or any(other != names[0] for other in names[1:]):
+            return None
+        first = read[0]
+        abnormal = np.array([row["label"] == Label.ABNORMAL for row in first])
+        return cls(
+            abnormal=abnormal,
+            runs=[np.array([float(row["score"]) for row in rows]) for rows in read],
+            floor=np.array([float(row[FLOOR]) for row in first]) if all(row.get(FLOOR) for row in first) else None,
+            weights=resample([row["patient_id"] for row in first], abnormal, seed=0, replicates=REPLICATES),
+        )
 
 
 def ranked(data: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any] | None:
