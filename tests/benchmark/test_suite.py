@@ -83,6 +83,7 @@ def test_a_cell_is_a_method_a_data_set_and_a_seed_and_scores_share_it(tmp_path):
         ({"scores": [{"sigma": 2}]}, "a score has a name"),
         ({"seeds": [0, 0]}, "seeds names 0 twice"),
         ({"seeds": ["x"]}, "seeds.0"),
+        ({"published": ["ra2024 9"]}, "no published table is called 'ra2024 9'"),
         ({"sedes": [0]}, "there is no setting 'sedes'"),
     ],
 )

@@ -23,6 +23,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from salus.benchmark.published import published
 from salus.core.errors import ConfigError, complaint, did_you_mean
 from salus.datasets import DATASETS
 from salus.datasets.phantom import write_phantom
@@ -70,6 +71,7 @@ class Suite:
     methods: dict[str, Method]
     scores: tuple[Literal["own"] | dict[str, Any], ...] = ("own",)
     seeds: tuple[int, ...] = (0,)
+    published: tuple[str, ...] = ()  # tables to show beside, see `salus.benchmark.published`
 
     @property
     def cells(self) -> list["Cell"]:
@@ -173,6 +175,8 @@ def check(suite: Suite) -> None:
             resolved(method.detector or name, method.preset, method.set, 0)
         except ConfigError as error:
             raise ConfigError(f"methods.{name}: {error}") from error
+    for table in suite.published:
+        published(table)
     check_scores(suite.scores)
 
 

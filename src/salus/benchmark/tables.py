@@ -9,7 +9,7 @@ import io
 import json
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from salus.benchmark.cells import ENDED
 from salus.benchmark.floors import FLOORS
 from salus.benchmark.measures import DIGITS, REPLICATES
+from salus.benchmark.published import Number, published
 from salus.benchmark.suite import Cell, Suite
 from salus.core import Label
 from salus.core.errors import LayoutError
@@ -155,7 +156,13 @@ def summarised(suite: Suite, name: str, rows: Sequence[Row]) -> dict[str, Any]:
         "replicates": REPLICATES,
         "data": data,
         "ranks": ranked(data),
+        "published": {name: [number_of(number) for number in published(name)] for name in suite.published},
     }
+
+
+def number_of(number: Number) -> dict[str, Any]:
+    """A published number as summary.json has it."""
+    return {**asdict(number), "ci95": number.ci95 and [round(end, DIGITS) for end in number.ci95]}
 
 
 def grouped(rows: Sequence[Row], data: str) -> list[list[Row]]:

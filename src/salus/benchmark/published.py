@@ -1,0 +1,74 @@
+"""Numbers as the papers print them, with the intervals that their counts allow: to stand beside ours, never among ours.
+
+`published.csv`, one row a number: `ra2024` is arXiv:2401.10637, tables 1, 2, 3; `cai2024` is arXiv:2403.09303, tables 1
+and 2. Shares are in percent as printed, `n_detected` is a count. `n` counts findings, or abnormal/normal images.
+"""
+
+import csv
+from dataclasses import dataclass
+from importlib.resources import files
+
+from salus.core.errors import ConfigError, did_you_mean
+from salus.metrics import hanley_mcneil, wilson
+
+PAPERS = {"ra2024": "Bercea et al., arXiv:2401.10637", "cai2024": "Cai et al., arXiv:2403.09303"}
+TOTAL = "total"  # over all findings of a table, each counting the same
+
+
+@dataclass(frozen=True, kw_only=True)
+class Number:
+    """One printed number.
+
+    Attributes:
+        of: finding, disease or data set, as the paper calls it; "total" of a table, "healthy" of its healthy images.
+        n: findings, or (abnormal, normal) images; () where the paper does not say.
+        measure: as metrics.json calls it; `f1` and `recall` are of the protocol ra2024.
+        value: a share, or the count `n_detected`.
+    """
+
+    method: str
+    of: str
+    n: tuple[int, ...]
+    measure: str
+    value: float
+
+    @property
+    def ci95(self) -> tuple[float, float] | None:
+        """Of a share of findings Wilson's, of an AUROC Hanley and McNeil's; None for the rest.
+
+        Findings are taken as independent, which several of one head are not, and nothing is known of trainings.
+        """
+        if self.measure in ("n_detected", "recall"):
+            count = self.value if self.measure == "n_detected" else self.value * self.n[0]
+            return wilson(round(count), self.n[0])
+        if self.measure == "auroc" and len(self.n) == 2:
+            half = hanley_mcneil(self.value, *self.n)
+            return self.value - half, self.value + half
+        return None
+
+
+def published(name: str) -> list[Number]:
+    """The numbers of one table in the order of print.
+
+    Args:
+        name: paper and table, such as "ra2024 3".
+
+    Raises:
+        ConfigError: no such paper or table.
+    """
+    text = files("salus.benchmark").joinpath("published.csv").read_text(encoding="utf-8")
+    rows = list(csv.DictReader(text.splitlines()))
+    known = {f"{row['paper']} {row['table']}" for row in rows}
+    if name not in known:
+        raise ConfigError(f"no published table is called '{name}'.{did_you_mean(name, known)}")
+    return [
+        Number(
+            method=row["method"],
+            of=row["of"],
+            n=tuple(int(count) for count in row["n"].split("/") if count),
+            measure=row["measure"],
+            value=float(row["value"]) if row["measure"] == "n_detected" else round(float(row["value"]) / 100, 6),
+        )
+        for row in rows
+        if f"{row['paper']} {row['table']}" == name
+    ]

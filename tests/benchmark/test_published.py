@@ -1,0 +1,95 @@
+"""The papers' tables do their own arithmetic."""
+
+from collections import defaultdict
+
+import pytest
+
+from salus.benchmark.published import TOTAL, published
+from salus.core.errors import ConfigError
+from salus.metrics import class_averages
+
+
+def by_method(name: str, measure: str) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = defaultdict(dict)
+    for number in published(name):
+        if number.measure == measure:
+            found[number.method][number.of] = number.value
+    return found
+
+
+@pytest.mark.parametrize("measure", ["recall", "f1"])
+def test_averages_of_table_2_are_weighted_by_findings(measure):
+    n = {number.of: number.n[0] for number in published("ra2024 2") if number.of != TOTAL}
+    assert sum(n.values()) == 12_895
+    for method, values in by_method("ra2024 2", measure).items():
+        total = values.pop(TOTAL)
+        means = class_averages({name: [value] * n[name] for name, value in values.items()})
+        assert means.micro == pytest.approx(total, abs=1.01e-4), method
+
+
+def test_the_ranking_of_table_2_changes_with_unweighted_means():
+    recall = by_method("ra2024 2", "recall")
+    macro = {}
+    for method, values in recall.items():
+        values.pop(TOTAL)
+        macro[method] = class_averages({name: [value] for name, value in values.items()}).macro
+    assert max(macro, key=macro.__getitem__) == "DDPM"
+    assert macro["RA"] == pytest.approx(0.659, abs=5e-4)
+    assert macro["DDPM"] == pytest.approx(0.714, abs=5e-4)
+
+
+def test_f1_of_a_single_finding_lies_on_the_lattice():
+    f1 = {method: values["absent septum"] for method, values in by_method("ra2024 1", "f1").items()}
+    assert f1["RA"] == pytest.approx(2 / 13, abs=5e-5)
+    assert f1["MKD"] == pytest.approx(2 / 4, abs=5e-5)
+    lattice = [0.0] + [2 / (2 + k) for k in range(100)]
+    off = {method for method, value in f1.items() if min(abs(value - point) for point in lattice) > 5e-5}
+    assert off == {"DDPM"}, "its 5.82 is of no such form"
+
+
+def test_findings_of_classes_that_are_not_printed_are_what_is_left():
+    detected = by_method("ra2024 1", "n_detected")
+    left = {method: values.pop(TOTAL) - sum(values.values()) for method, values in detected.items()}
+    assert left == {"RA": 50, "LTM": 41, "DDPM": 39, "VAE": 36, "SI-VAE": 36, "MAE": 35, "DAE": 26, "MKD": 22}
+
+
+@pytest.mark.parametrize(
+    ("table", "method", "of", "measure", "low", "high"),
+    [
+        ("1", "RA", "total", "n_detected", 0.767, 0.879),
+        ("1", "LTM", "total", "n_detected", 0.581, 0.722),
+        ("1", "RA", "edema", "n_detected", 0.437, 0.837),
+        ("1", "RA", "resection", "n_detected", 0.722, 1.0),
+        ("1", "RA", "absent septum", "n_detected", 0.207, 1.0),
+        ("1", "DAE", "absent septum", "n_detected", 0.0, 0.793),
+        ("2", "RA", "foreign body", "recall", 0.301, 0.954),
+        ("2", "RA", "pronator", "recall", 0.208, 0.939),
+        ("2", "RA", "soft tissue", "recall", 0.222, 0.427),
+        ("3", "RA", "pneumonia", "auroc", 0.8464 - 0.0102, 0.8464 + 0.0102),
+        ("3", "DAE", "COVID-19", "auroc", 0.789 - 0.014, 0.789 + 0.014),
+    ],
+)
+def test_intervals_follow_from_the_printed_counts(table, method, of, measure, low, high):
+    (one,) = (n for n in published(f"ra2024 {table}") if (n.method, n.of, n.measure) == (method, of, measure))
+    assert one.ci95 == pytest.approx((low, high), abs=1e-3)
+
+
+def test_what_has_no_counts_has_no_interval():
+    assert all(number.ci95 is None for number in published("cai2024 1"))
+    assert all(number.ci95 is None for number in published("ra2024 3") if number.measure == "auprc")
+
+
+def test_the_best_latent_size_differs_between_data_sets():
+    auroc = by_method("cai2024 1", "auroc")
+    best = {data: max(auroc, key=lambda method: auroc[method][data]) for data in auroc["AE, d = 1"]}
+    assert best == {
+        "RSNA": "AE, d = 4",
+        "VinDr-CXR": "AE, d = 4",
+        "Brain Tumor": "AE, d = 32",
+        "BraTS2021": "AE, d = 16",
+    }
+
+
+def test_a_table_that_is_not_there_is_named():
+    with pytest.raises(ConfigError, match="ra2024 4"):
+        published("ra2024 4")
