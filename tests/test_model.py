@@ -10,7 +10,11 @@ from hypothesis import strategies as st
 from PIL import Image as Picture
 
 from salus.core.errors import ConfigError, LayoutError, ModelError
-from salus.model import Calibration, Model, calibrate, detections, device_of, model_id
+from salus.datasets import open_dataset
+from salus.io import read_study
+from salus.metrics import threshold_grid_ra2024
+from salus.model import Calibration, Model, calibrate, calibration_of, detections, device_of, model_id, sealed
+from salus.screening import slices_of
 from salus.training import train
 from tests.conftest import discs
 
@@ -79,8 +83,6 @@ def test_the_card_names_what_it_was_trained_on(folder):
 
 
 def test_a_model_for_a_setting_of_the_future_is_refused(folder, tmp_path):
-    from salus.model import sealed
-
     copy = shutil.copytree(folder, tmp_path / "copy")
     about = json.loads((copy / "model.json").read_text())
     about.pop("sha256")
@@ -112,6 +114,36 @@ def test_calibration_changes_the_identity_and_the_threshold(folder, healthy, tmp
     assert model.calibration.false_alarms == 0.1
     assert len(model.calibration.scores) == 20
     assert model_id(copy) != model_id(folder)
+
+
+def test_calibration_keeps_the_published_threshold_of_the_same_maps(folder, healthy, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    calibrate(copy, healthy, false_alarms=0.1, device="cpu")
+    model = Model.load(copy)
+    cases = open_dataset("folder", healthy)
+    rows = np.concatenate([slices_of(model.preparation(read_study(case.images))) for case in cases])
+    maps, _, _ = detections(model.detector, rows, precision=model.precision)
+    assert model.calibration.grid_threshold == threshold_grid_ra2024(maps)  # of 5 %, whatever share is asked for
+
+
+def test_maps_above_the_published_grid_have_no_published_threshold(folder, healthy, monkeypatch):
+    def large(*what, **how):
+        maps, *rest = detections(*what, **how)
+        return maps + 7, *rest
+
+    monkeypatch.setattr("salus.model.detections", large)
+    seen, _ = calibration_of(Model.load(folder), open_dataset("folder", healthy))
+    assert seen.grid_threshold is None
+    assert seen.pixel_threshold > 7
+
+
+def test_a_model_of_before_the_published_threshold_was_kept_still_loads(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    about = json.loads((copy / "model.json").read_text())
+    about.pop("sha256")
+    about["calibration"].pop("grid_threshold")
+    (copy / "model.json").write_text(sealed(about))
+    assert Model.load(copy).calibration.grid_threshold is None
 
 
 def test_the_number_of_patients_needed_is_said_exactly():

@@ -32,7 +32,7 @@ from salus.datasets import open_dataset
 from salus.detectors import Detector, build
 from salus.io import read_study, study_sha256
 from salus.io.files import file_sha256, write_whole
-from salus.metrics import pixel_threshold
+from salus.metrics import pixel_threshold, threshold_grid_ra2024
 from salus.preprocess.cache import PreparedCache
 from salus.preprocess.preparation import Preparation
 
@@ -52,11 +52,14 @@ class Calibration:
         scores: ascending, of one healthy case a patient: slices or views of one person are no draws of their own.
         false_alarms: share of healthy cases that may be flagged, in (0, 1).
         pixel_threshold: map value that at most `false_alarms` of the healthy pixels exceed.
+        grid_threshold: the same for 5 % by the published rule, `threshold_grid_ra2024`, to compare with its tables
+            only; None where more lie above its grid, and in models of before it was kept.
     """
 
     scores: tuple[float, ...]
     false_alarms: float
     pixel_threshold: float
+    grid_threshold: float | None = None
 
     @property
     def threshold(self) -> float | None:
@@ -271,10 +274,15 @@ def calibration_of(
     of_patient: dict[str, float] = {}
     for index in np.unique(prepared.case):
         of_patient.setdefault(cases[int(index)].patient_id, case_score(scores[prepared.case == index]))
+    try:
+        on_grid = threshold_grid_ra2024(maps)
+    except ValueError:  # the values of this map are too large for a grid that ends below 1
+        on_grid = None
     calibration = Calibration(
         scores=tuple(sorted(of_patient.values())),
         false_alarms=false_alarms,
         pixel_threshold=pixel_threshold(maps, false_alarms=false_alarms),
+        grid_threshold=on_grid,
     )
     return calibration, failures
 

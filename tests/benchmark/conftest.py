@@ -16,7 +16,7 @@ from salus.io.results import write_overlay, write_result
 from salus.preprocess.preparation import Preparation
 
 SIDE = 32
-THRESHOLD, PIXEL_THRESHOLD = 0.45, 0.5
+THRESHOLD, PIXEL_THRESHOLD, GRID_THRESHOLD = 0.45, 0.5, 0.45
 HEALTHY = (0.10, 0.20, 0.30, 0.40, 0.50)  # one false alarm of five
 ABNORMAL = (0.15, 0.35, 0.60, 0.70)  # two found of four
 MODEL = "m" * 64
@@ -93,6 +93,7 @@ class Study:
                 "scores": [0.1, 0.2, THRESHOLD],
                 "false_alarms": 0.05,
                 "pixel_threshold": PIXEL_THRESHOLD,
+                "grid_threshold": GRID_THRESHOLD,
                 "patients": 3,
             },
             "threshold": THRESHOLD,

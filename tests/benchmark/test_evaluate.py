@@ -345,6 +345,8 @@ def test_volumes_are_compared_voxel_by_voxel_and_slice_by_slice(tmp_path, few):
         masks.append(inside)
     metrics = measured(made, tmp_path / "out")
     assert metrics["problems"] == []
+    assert metrics["protocols"] is None
+    assert metrics["notes"][-1].startswith("Volumes (4) are left out of the published protocols")
     assert metrics["overall"]["pixel_ap"]["value"] == pytest.approx(pixel_ap(maps, masks), abs=1e-3)
     assert metrics["overall"]["auroc"]["value"] == 1.0
     assert metrics["healthy"]["mae"]["value"] == pytest.approx(0.1, abs=1e-4)

@@ -80,7 +80,8 @@ def test_no_folder_of_this_machine_is_named(evaluated, text):
 def test_all_sections_are_there_and_linked(page):
     ids = {attributes.get("id") for _, attributes in page.attributes}
     links = {attributes["href"][1:] for tag, attributes in page.attributes if tag == "a"}
-    expected = {"scores", "numbers", "findings", "restoration", "cases", "settings", "problems", "definitions"}
+    expected = {"scores", "numbers", "findings", "protocols", "restoration", "cases", "settings", "problems"}
+    expected |= {"definitions"}
     assert expected == links
     assert expected | {"found", "missed", "alarms"} <= ids
 
@@ -103,6 +104,16 @@ def test_method_and_floors_share_the_table(evaluated, page):
     for name in ("hand + made", "mean intensity", "PCA residual"):
         assert name in page.words
     assert cell(metrics["overall"]["pixel_ap"]) in page.words
+
+
+def test_the_published_protocol_stands_beside_its_sound_reading_with_its_trap(evaluated, page):
+    protocols = json.loads((evaluated[1] / "metrics.json").read_text())["protocols"]
+    shown = page.words[page.words.index("Published protocols") : page.words.index("Restoration of healthy")]
+    for which in ("published", "sound"):
+        assert cell(protocols["ra2024"][which]["micro"]["f1"]) in shown
+    assert "maps with small values get a better F1" in shown
+    assert cell(protocols["sound"]["mass_ratio"]) in shown
+    assert "Macro average each class counts the same" in shown
 
 
 def test_the_settings_tell_the_precision_of_screening(page):

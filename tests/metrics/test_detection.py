@@ -25,6 +25,7 @@ from salus.metrics import (
     hit_rate,
     hit_rate_area,
     hit_rate_curve,
+    hit_scale_free,
     hit_thor2024,
     is_hit,
     known_healthy,
@@ -180,6 +181,13 @@ def test_a_factor_changes_neither_false_positives_nor_mass(seed, factor):
         within = a[inside & (a > 0.605)].sum()
         if within >= 1:  # then the published rule has no other defect than its missing cap
             assert plain == min(10, hit_ra2024(a, inside, ~inside, 0.605).false_positives)
+
+
+@pytest.mark.parametrize("factor", [1, 10, 0.1])
+def test_the_scale_free_hit_of_the_worked_box_is_the_same_at_any_scale(factor):
+    a, inside = worked()
+    assert hit_scale_free(a * factor, inside, ~inside, 0.3 * factor) == (True, 2, 1 / 3, 1, pytest.approx(0.5))
+    assert hit_scale_free(a * factor, inside, ~inside, 0.5 * factor) == (False, 0, 0, 0, 0)  # strictly above
 
 
 def test_about_seventy_positive_pixels_are_needed_before_the_published_quotient_is_one():

@@ -31,6 +31,7 @@ from salus.benchmark.measures import (
     share_flagged,
 )
 from salus.benchmark.pairing import Judged, Maps, Paired, Problem, bare, localised, pair, usable
+from salus.benchmark.protocols import protocols
 from salus.core import Dataset, Label, Verdict
 from salus.core.errors import SalusError, WeightsError
 from salus.io import read_image, read_study
@@ -89,11 +90,14 @@ def evaluate(results: Path, data: Path, out: Path, *, dataset: str = "folder", s
     rest = without_patients(paired.dataset, {case.patient_id for case in paired.cases})
     floors, notes = floor_scores(paired.judged, good, rest, paired.preparation)
     fidelity, more_problems, more_notes = restoration(paired, data)
+    together = groups(paired.judged, seed)
+    published, unlaid, remarks = protocols(paired, maps, good, together[0].weights, data) if good else (None, [], ())
     metrics = {
         **about(paired, seed),
-        **entries(paired, ours, floors, fidelity, seed),
-        "problems": [asdict(problem) for problem in (*paired.problems, *problems, *more_problems)],
-        "notes": [*paired.notes, *notes, *more_notes],
+        **entries(paired, together, ours, floors, fidelity, seed),
+        "protocols": published,
+        "problems": [asdict(problem) for problem in (*paired.problems, *problems, *more_problems, *unlaid)],
+        "notes": [*paired.notes, *notes, *more_notes, *remarks],
     }
     write_whole(out / "metrics.json", (json.dumps(metrics, indent=1, allow_nan=False) + "\n").encode())
     write_table(out / "cases.csv", paired, ours, floors)
@@ -128,16 +132,17 @@ def about(paired: Paired, seed: int) -> dict[str, Any]:
 
 def entries(
     paired: Paired,
+    together: Sequence[Group],
     ours: Scored,
     floors: Mapping[str, Scored | None],
     fidelity: Mapping[str, NDArray[np.float64]],
     seed: int,
 ) -> dict[str, Any]:
     """`overall`, `findings`, `healthy` and `floors` of metrics.json."""
-    if not paired.judged:
+    if not together:
         empty = dict.fromkeys(floors)
         return {"overall": None, "findings": {}, "healthy": None, "floors": empty}
-    whole, *parts = groups(paired.judged, seed)
+    whole, *parts = together
     normal, draws = whole.members[~whole.abnormal], whole.weights[:, ~whole.abnormal]
     patients = [paired.judged[index].case.patient_id for index in normal]
     return {

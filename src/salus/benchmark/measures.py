@@ -93,7 +93,9 @@ class Group:
 
 
 def groups(judged: Sequence[Judged], seed: int) -> list[Group]:
-    """All cases, then the normal ones beside each finding, by name."""
+    """All cases, then the normal ones beside each finding, by name; nothing of no case."""
+    if not judged:
+        return []
     names = sorted({f.name for one in judged if one.abnormal for f in one.case.findings})
     made = []
     for name in [None, *names]:

@@ -55,6 +55,14 @@ FIDELITY = (
     ("lpips", "LPIPS", "lower is closer"),
     ("mae", "MAE", "lower is closer"),
 )
+SOUND = (
+    ("hit_rate", "Findings hit", "a tenth of each"),
+    ("chance_corrected_hit_rate", "Beyond chance", "0 is chance"),
+    ("false_regions_healthy", "False regions", "a healthy picture"),
+    ("false_regions_abnormal", "False regions", "a picture with findings"),
+    ("pointing_game", "Pointing game", "no threshold"),
+    ("mass_ratio", "Mass ratio", "no threshold"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +106,8 @@ def write_report(path: Path, evaluation: "Evaluation") -> Path:
         ),
         floor_names=FLOORS,
         fidelity=FIDELITY,
+        box_hits=box_hits(metrics["protocols"]) if metrics["protocols"] else [],
+        sound=present(SOUND, [metrics["protocols"]["sound"]]) if metrics["protocols"] else [],
         sections=sections,
         outlined=any(p.caption.startswith("truth") for s in sections for one in s["cases"] for p in one.panels),
         scale=None if top is None else {"bar": figures.colour_bar(top, threshold), "top": top, "by": TOP},
@@ -171,6 +181,17 @@ def present(columns: Iterable[Column], rows: Iterable[Row]) -> list[Column]:
     """The columns in which any row has a value."""
     rows = list(rows)
     return [column for column in columns if any(row.get(column[0]) is not None for row in rows)]
+
+
+def box_hits(protocols: Row) -> list[dict[str, Any]]:
+    """Rows of the published table: the classes, then both averages, with one entry a threshold."""
+    tables = [table for table in protocols["ra2024"].values() if table is not None]
+    if not tables:
+        return []
+    rows = [(name.replace("_", " "), "", [table["classes"][name] for table in tables]) for name in tables[0]["classes"]]
+    rows.append(("Micro average", "each finding counts the same", [table["micro"] for table in tables]))
+    rows.append(("Macro average", "each class counts the same", [table["macro"] for table in tables]))
+    return [{"name": name, "note": note, "entries": entries} for name, note, entries in rows]
 
 
 def plots(evaluation: "Evaluation") -> dict[str, str]:

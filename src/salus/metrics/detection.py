@@ -102,10 +102,15 @@ def hit_thor2024(a: Map, inside: NDArray[np.generic], outside: NDArray[np.generi
     Source: the published computation of THOR, Bercea et al., MICCAI 2024.
     """
     seen = hit_ra2024(a, inside, outside, threshold)
-    false_positives = min(seen.false_positives, CAP)
-    precision = seen.hit / max(seen.hit + false_positives, 1)
-    f1 = 2 * precision * seen.recall / (precision + seen.recall + 1e-8)
-    return BoxHit(seen.hit, false_positives, precision, seen.recall, f1)
+    return _box_hit(seen.hit, min(seen.false_positives, CAP))
+
+
+def hit_scale_free(a: Map, inside: Mask, outside: Mask, threshold: float) -> BoxHit:
+    """`hit_ra2024` without its defects: `is_hit`, and the false positives of `scale_free_false_positives`.
+
+    Arguments and errors as for these two.
+    """
+    return _box_hit(is_hit(a, inside, threshold), scale_free_false_positives(a, inside, outside, threshold))
 
 
 class ClassAverages(NamedTuple):
@@ -282,25 +287,58 @@ def froc(maps: Iterable[Map], findings: Iterable[Sequence[Mask]], threshold: flo
 
     Source: the seven rates are those of LUNA16, Setio et al. 2017, doi:10.1016/j.media.2017.06.015.
     """
-    found: list[float] = []
-    false: list[float] = []
-    images = 0
-    for a, masks in zip(maps, findings, strict=True):
-        label, count = _regions(checked(a), threshold)
-        score = np.append(-np.inf, ndimage.maximum(a, label, np.arange(1, count + 1)))  # of label 0: not found
-        hit = np.zeros(count + 1, dtype=bool)
-        for inside in masks:
-            own = label[_finding(a, inside)]
-            hit[own] = True
-            found.append(score[own].max())
-        false += score[1:][~hit[1:]].tolist()
-        images += 1
-    if not found:
+    return froc_of(froc_scores(a, masks, threshold) for a, masks in zip(maps, findings, strict=True))
+
+
+class FrocScores(NamedTuple):
+    """What one image adds to the curve of `froc`; it is small, so many images can be kept.
+
+    Attributes:
+        found: for each finding the score of its best region, -inf where none overlaps it.
+        false: the scores of the regions that overlap no finding.
+    """
+
+    found: tuple[float, ...]
+    false: tuple[float, ...]
+
+
+def froc_scores(a: Map, masks: Sequence[Mask], threshold: float) -> FrocScores:
+    """The regions of one image above a threshold, each scored by its maximum, for `froc_of`.
+
+    Args:
+        a: the map.
+        masks: one a finding, each of the map's shape; empty for a healthy image.
+        threshold: what makes regions, one for all images.
+
+    Raises:
+        ValueError: an empty finding, shapes differ, or a pixel is nan or infinite.
+    """
+    label, count = _regions(checked(a), threshold)
+    score = np.append(-np.inf, ndimage.maximum(a, label, np.arange(1, count + 1)))  # of label 0: not found
+    hit = np.zeros(count + 1, dtype=bool)
+    found = []
+    for inside in masks:
+        own = label[_finding(a, inside)]
+        hit[own] = True
+        found.append(float(score[own].max()))
+    return FrocScores(tuple(found), tuple(score[1:][~hit[1:]].tolist()))
+
+
+def froc_of(images: Iterable[FrocScores]) -> Floats:
+    """`froc` of images whose regions are known.
+
+    Raises:
+        ValueError: no finding.
+    """
+    parts = list(images)
+    found = np.array([score for part in parts for score in part.found])
+    false = np.array([score for part in parts for score in part.false])
+    if not found.size:
         raise ValueError("need at least one finding, got none")
     falling = np.append(np.sort(false)[::-1], -np.inf)
     # The best false region that a rate no longer allows: what scores above it is accepted.
-    first_refused = [falling[min(math.floor(rate * images), len(false))] for rate in FROC_RATES]
-    return np.array([np.mean(np.array(found) > refused) for refused in first_refused])
+    first_refused = [falling[min(math.floor(rate * len(parts)), false.size)] for rate in FROC_RATES]
+    return np.array([np.mean(found > refused) for refused in first_refused])
 
 
 def pointing_game(maps: Iterable[Map], findings: Iterable[Mask]) -> float:
@@ -485,6 +523,11 @@ def best_dice_medianomaly(maps: Iterable[Map], masks: Iterable[Mask]) -> tuple[f
     overlap = curves.dice(tp, flagged - tp, np.array([float(lesion.size)]))
     best = int(np.argmax(overlap))
     return float(overlap[best]), float(grid[best])
+
+
+def _box_hit(hit: bool, false_positives: int) -> BoxHit:
+    precision, recall = hit / max(hit + false_positives, 1), float(hit)
+    return BoxHit(hit, false_positives, precision, recall, 2 * precision * recall / (precision + recall + 1e-8))
 
 
 def _regions(a: Map, threshold: float) -> tuple[NDArray[np.signedinteger], int]:
