@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import NDArray
 from PIL import Image as Picture
 from scipy import ndimage
@@ -34,6 +36,7 @@ STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
 }
 COLOURS = "magma"
+BLIND_TO_SEEN = LinearSegmentedColormap.from_list("blind to seen", ["#14212b", METHOD, "#a9cbdc", "#f4f9fb"])
 STRIP = 0.30  # inches a row of the score plot
 
 
@@ -108,9 +111,62 @@ def cost_figure(points: Sequence[tuple[str, float, float]]) -> str:
             axes.plot(cost, value, "o", color=METHOD, markersize=5)
             axes.annotate(name, (cost, value), xytext=(6, -3), textcoords="offset points", fontsize=8)
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda ms, _: f"{ms:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.margins(x=0.15, y=0.12)
         axes.set(xlabel="ms an image (log)", ylabel="AUROC")
         return svg(figure)
+
+
+def surface_figure(values: Floats, sizes: Sequence[str], contrasts: Sequence[str], *, border: float | None) -> str:
+    """(sizes, contrasts) shares as a table of shades, dark for 0 and light for 1; a line where `border` is crossed."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(3.9, 0.9 + 0.27 * len(sizes)), layout="constrained")
+        axes = figure.subplots()
+        axes.pcolormesh(np.ma.masked_invalid(values), cmap=BLIND_TO_SEEN, vmin=0, vmax=1)
+        for (row, column), value in np.ndenumerate(values):
+            text = "–" if np.isnan(value) else f"{100 * value:.0f}"
+            colour = "white" if value < 0.5 else INK
+            axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=7, color=colour)
+        if border is not None:
+            seen = np.nan_to_num(values) >= border
+            down, across = np.argwhere(seen[1:] != seen[:-1]), np.argwhere(seen[:, 1:] != seen[:, :-1])
+            axes.hlines(down[:, 0] + 1, down[:, 1], down[:, 1] + 1, color=ABNORMAL, linewidth=1.8)
+            axes.vlines(across[:, 1] + 1, across[:, 0], across[:, 0] + 1, color=ABNORMAL, linewidth=1.8)
+        _over_contrasts(axes, contrasts, 0.5)
+        axes.set_yticks(np.arange(len(sizes)) + 0.5, sizes)
+        axes.set(ylabel="diameter, px")
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        return svg(figure)
+
+
+def smallest_figure(rows: Sequence[tuple[str, Sequence[int]]], sizes: Sequence[str], contrasts: Sequence[str]) -> str:
+    """Of each row the index of a size for each contrast, darker and brighter apart; beyond the last for none."""
+    styles = zip(rows, (INK, METHOD, ABNORMAL), ("o", "s", "^"), strict=False)
+    with rc_context(STYLE):
+        figure = Figure(figsize=(3.9, 2.9), layout="constrained")
+        axes = figure.subplots()
+        axes.axhspan(len(sizes) - 0.5, len(sizes) + 0.5, color=RULE, linewidth=0)
+        for number, ((name, found), colour, marker) in enumerate(styles):
+            place = np.arange(len(contrasts)) + 0.12 * (number - 1)  # beside each other, not over each other
+            half = len(contrasts) // 2
+            for part in (slice(half), slice(half, None)):
+                axes.plot(
+                    place[part], np.array(found[part]) + 0.08 * (number - 1), marker=marker, markersize=4, color=colour,
+                    linewidth=1.3, label=name if part.start is None else None,
+                )  # fmt: skip
+        _over_contrasts(axes, contrasts, 0)
+        axes.set_yticks(range(len(sizes) + 1), [*sizes, "none"])
+        axes.set(ylabel="diameter, px", ylim=(-0.5, len(sizes) + 0.5))
+        axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
+        return svg(figure)
+
+
+def _over_contrasts(axes: Axes, contrasts: Sequence[str], start: float) -> None:
+    axes.set_xticks(np.arange(len(contrasts)) + start, contrasts, fontsize=7.5)
+    axes.axvline(len(contrasts) / 2 - 0.5 + start, color="white" if start else RULE, linewidth=3 if start else 0.8)
+    axes.set(xlabel="darker   –   contrast, % of range   –   brighter")
 
 
 def square_axes(x: str, y: str) -> tuple[Figure, Axes]:

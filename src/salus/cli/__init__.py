@@ -15,6 +15,7 @@ from salus.cli.demo import demo
 from salus.cli.evaluate import evaluate
 from salus.cli.methods import methods
 from salus.cli.plan import plan
+from salus.cli.probe import probe
 from salus.cli.screen import screen
 from salus.cli.train import train
 from salus.core.errors import SalusError
@@ -25,7 +26,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, plan, train, screen, evaluate, calibrate, benchmark, methods, datasets):
+for command in (demo, plan, train, screen, evaluate, calibrate, probe, benchmark, methods, datasets):
     app.command()(command)
 app.add_typer(weights.app, name="weights")
 

@@ -1,0 +1,115 @@
+"""Lesions painted on healthy images: soft blobs of a stated size, contrast and place, all from one seed.
+
+A lesion is a field of distances: how far each pixel of the foreground lies from the lesion's centre, in steps that its
+uneven outline stretches. Its size says how many of the nearest pixels it takes. So the same lesion is smaller inside
+larger, has its whole area inside the foreground even at the edge, and is the same one at every contrast.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+Grey = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+
+PLACES = ("centre", "middle", "edge")  # thirds of the distance to the foreground's border, the farthest first
+EMPTY = 0.05  # of an image's range above its minimum: what lies lower is background
+EDGE = 1.5  # pixels over which a lesion fades
+WAVES = (2, 3, 4)  # around the outline; an odd one among them, or it would be symmetric
+WOBBLE = 0.2  # spread of the first wave, as a share of the radius; of the others less
+BRIGHTEST = 99  # percentile of the foreground that counts as the brightest tissue
+SPARE = 2  # the foreground is at least so many times as large as a lesion
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Lesion:
+    """One lesion in all its sizes.
+
+    Attributes:
+        distance: (H, W) from its centre in pixels, stretched by its outline; infinite outside the foreground.
+    """
+
+    distance: Floats
+
+    def mask(self, diameter: float) -> Mask:
+        """The `area` nearest pixels: where at least half of the contrast is painted."""
+        return np.asarray(self.distance < self.border(diameter))
+
+    def coverage(self, diameter: float) -> Floats:
+        """(H, W) share of the contrast that is painted: 1 inside, 0 outside, fading over `EDGE` pixels."""
+        return np.clip((self.border(diameter) - self.distance) / EDGE + 0.5, 0, 1)
+
+    def border(self, diameter: float) -> float:
+        """The distance that `area` pixels stay below."""
+        pixels = area(diameter)
+        nearest = np.partition(self.distance, [pixels - 1, pixels], axis=None)
+        return float(nearest[pixels - 1 : pixels + 1].mean())
+
+    def painted(self, picture: Grey, diameter: float, added: float) -> Grey:
+        """`picture` with `added` on the lesion, clipped to [0, 1] as any image of the model is."""
+        return np.clip(picture + added * self.coverage(diameter), 0, 1).astype(np.float32)
+
+
+def area(diameter: float) -> int:
+    """Pixels of a lesion of an equivalent diameter: that of the disc of the same area, in pixels."""
+    return max(1, round(np.pi * diameter**2 / 4))
+
+
+def foreground(picture: Grey) -> Mask:
+    """The body: above the minimum by 5 % of the range, without specks of a pixel or two, holes filled.
+
+    Not Otsu's threshold: it takes ventricles and lungs, where lesions lie, for background.
+    """
+    held = picture > picture.min() + EMPTY * np.ptp(picture)
+    return np.asarray(ndimage.binary_fill_holes(ndimage.binary_opening(held, structure=np.ones((3, 3), dtype=bool))))
+
+
+def intensity_range(picture: Grey, inside: Mask) -> float:
+    """From the image's minimum to its brightest tissue; contrasts are shares of it."""
+    return float(np.percentile(picture[inside], BRIGHTEST) - picture.min())
+
+
+def depth(inside: Mask) -> Floats:
+    """(H, W) distance to the foreground's border over the largest there is, in [0, 1]; the image's edge is a border."""
+    distance = ndimage.distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
+    return np.asarray(distance / max(distance.max(), 1))
+
+
+def places(inside: Mask) -> Mapping[str, Mask]:
+    """Where in the foreground the centres of each place's lesions may lie."""
+    deep = depth(inside)
+    return {
+        "centre": deep > 2 / 3,
+        "middle": (deep > 1 / 3) & (deep <= 2 / 3),
+        "edge": inside & (deep <= 1 / 3),
+    }
+
+
+def has_room(inside: Mask, diameter: float) -> bool:
+    """Whether lesions up to `diameter` can be painted at every place."""
+    return bool(inside.sum() >= SPARE * area(diameter) and all(where.any() for where in places(inside).values()))
+
+
+def draw(inside: Mask, rng: np.random.Generator) -> tuple[Lesion, ...]:
+    """A lesion at each of `PLACES`, each centre drawn at random among the pixels there.
+
+    Args:
+        inside: (H, W) the foreground, which has room.
+    """
+    rows, columns = np.mgrid[: inside.shape[0], : inside.shape[1]]
+    made = []
+    for place in PLACES:
+        y, x = rng.choice(np.argwhere(places(inside)[place]))
+        around = np.arctan2(rows - y, columns - x)
+        radius = np.exp(
+            sum(
+                rng.normal(0, WOBBLE * WAVES[0] / wave) * np.cos(wave * around + rng.uniform(0, 2 * np.pi))
+                for wave in WAVES
+            )
+        )
+        made.append(Lesion(distance=np.where(inside, np.hypot(rows - y, columns - x) / radius, np.inf)))
+    return tuple(made)
