@@ -188,6 +188,17 @@ def test_a_cell_that_fails_is_a_row_with_its_reason_and_is_tried_again(salus, di
     assert ended.stat().st_mtime_ns > before
 
 
+def test_weights_that_are_missing_cost_their_rows_alone(disc_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("SALUS_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    methods = {"ae": {"preset": "tiny", "set": {"recipe.epochs": 1}}}
+    suite = written(tmp_path, methods=methods, scores=["own", {"name": "equation5", "trunk": "squeezenet"}], seeds=[0])
+    _, failed = benchmark(suite, tmp_path / "out", data=disc_folder)
+    assert list(failed) == ["discs, ae, equation5-trunk-squeezenet, seed 0"]
+    assert "pretrained weights are missing" in failed["discs, ae, equation5-trunk-squeezenet, seed 0"]
+
+
 def test_a_killed_cell_is_a_red_row(tmp_path, disc_folder):
     from salus.engines import local
 
