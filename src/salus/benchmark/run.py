@@ -8,7 +8,6 @@ OUT/report.html     one file for people
 """
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
@@ -19,7 +18,7 @@ from salus.benchmark.cells import ENDED, Work, draw
 from salus.benchmark.suite import Cell, Suite, read_suite
 from salus.benchmark.tables import write_tables
 from salus.core.errors import ConfigError, did_you_mean
-from salus.core.machine import memory
+from salus.core.machine import memory, processors
 from salus.engines import local, ray
 from salus.io.files import write_whole
 from salus.screening import make_folder
@@ -64,7 +63,7 @@ def benchmark(
     chosen = read_suite(suite, preset)
     if engine not in ENGINES:
         raise ConfigError(f"There is no engine '{engine}'.{did_you_mean(engine, ENGINES)}")
-    cores = os.cpu_count() or 1
+    cores = processors()
     if workers is None:
         workers = max(1, int(min(cores, len(chosen.cells), memory() / MEMORY)))
     elif workers < 1:

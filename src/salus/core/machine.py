@@ -10,6 +10,14 @@ from pathlib import Path
 TRIM, MAP = -1, -3  # mallopt's numbers for the two thresholds
 
 
+def processors() -> int:
+    """How many this process may use; fewer than there are where it is pinned to some."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS and Windows
+        return os.cpu_count() or 1
+
+
 @cache
 def memory() -> float:
     """Bytes of memory that this process may have; infinite where the system does not say."""
