@@ -9,16 +9,17 @@ import pytest
 from typer.testing import CliRunner
 
 from salus.benchmark import evaluate
-from salus.benchmark.measures import Scored, share_flagged
-from salus.benchmark.pairing import bare, inside_box
-from salus.core import Image, Result, Verdict
+from salus.benchmark.measures import Scored, share_flagged, strata
+from salus.benchmark.pairing import Judged, bare, inside_box
+from salus.core import Case, Image, Label, Result, Source, Verdict
 from salus.core.errors import LayoutError
 from salus.io import file_sha256, read_image, write_image
 from salus.io.results import write_result
 from salus.metrics import aupro, best_dice, dice, hit_ra2024, hit_rate, pixel_ap, pixel_auroc, resample, ssim, wilson
 from salus.preprocess import Preparation
-from tests.benchmark.conftest import DRAWS, MODEL, PIXEL_THRESHOLD, SIDE, Study
+from tests.benchmark.conftest import DRAWS, MODEL, PIXEL_THRESHOLD, SIDE, THRESHOLD, Study
 
+LABELS = {True: Label.ABNORMAL, False: Label.NORMAL}
 PIXEL_KEYS = ("pixel_ap", "pixel_auroc", "aupro", "best_dice", "dice")
 
 
@@ -106,6 +107,40 @@ def test_a_share_of_none_or_all_carries_wilsons_interval(flagged):
     weights = resample(list("abcd"), np.ones(4, dtype=bool), replicates=DRAWS)
     method = Scored(score=np.full(4, flagged), threshold=0.5, pixels={})
     assert share_flagged(method, np.arange(4), weights)["ci95"] == pytest.approx(wilson(flagged, 4), abs=1e-6)
+
+
+def test_each_value_of_a_group_is_measured_by_itself(study, tmp_path, numbers_only):
+    study = study()
+    names = sorted(study.maps)
+    rows = [
+        f"{name}.png,{place},{age}" for age, (name, place) in enumerate(zip(names, ["A", "B", ""] * 3, strict=True))
+    ]
+    (study.data / "metadata.csv").write_text("\n".join(["file,scanner,age", *rows]) + "\n")
+    found = measured(study, tmp_path / "out")
+    scores = {row["case_id"]: row for row in csv.DictReader((tmp_path / "out" / "cases.csv").read_text().splitlines())}
+    assert set(found["groups"]) == {"scanner"}, "what has a value a case is no group"
+    for value, group in found["groups"]["scanner"].items():
+        here = [scores[n] for n in names if (scores[n]["group:scanner"] or "unknown") == value]
+        well = [float(row["score"]) for row in here if row["label"] == "normal"]
+        ill = [float(row["score"]) for row in here if row["label"] == "abnormal"]
+        assert (group["n_normal"], group["n_abnormal"]) == (len(well), len(ill))
+        assert group["false_alarm_rate"]["n"] == [sum(score > THRESHOLD for score in well), len(well)]
+        pairs = [(a > b) + (a == b) / 2 for a in ill for b in well]
+        assert group["auroc"]["value"] == pytest.approx(sum(pairs) / len(pairs), abs=1e-6)
+    assert sum(group["n_normal"] for group in found["groups"]["scanner"].values()) == 5
+
+
+def test_a_group_of_one_class_has_no_ranking():
+    method = Scored(score=np.array([0.1, 0.2, 0.3, 0.4]), threshold=0.25, pixels={})
+    ill = (True, True, False, False)
+    cases = [Case(case_id=str(k), patient_id=str(k), images=(Source(path=Path(str(k))),), label=LABELS[a],
+                  groups={"view": "AP" if a else "PA"}) for k, a in enumerate(ill)]  # fmt: skip
+    judged = [Judged(case=case, result=None, folder=Path(), score=0.0) for case in cases]
+    made = strata(method, judged, seed=0)
+    assert made["view"]["AP"]["auroc"] is None
+    assert made["view"]["AP"]["sensitivity"]["value"] == 0
+    assert made["view"]["PA"]["false_alarm_rate"]["value"] == 1
+    assert made["view"]["PA"]["sensitivity"] is None
 
 
 def test_every_key_that_is_written_is_in_the_docs(metrics):

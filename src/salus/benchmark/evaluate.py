@@ -29,6 +29,7 @@ from salus.benchmark.measures import (
     mean_of,
     measured,
     share_flagged,
+    strata,
 )
 from salus.benchmark.pairing import Judged, Maps, Paired, Problem, bare, localised, pair, usable
 from salus.benchmark.protocols import protocols
@@ -95,6 +96,7 @@ def evaluate(results: Path, data: Path, out: Path, *, dataset: str = "folder", s
     metrics = {
         **about(paired, seed),
         **entries(paired, together, ours, floors, fidelity, seed),
+        "groups": strata(ours, paired.judged, seed),
         "protocols": published,
         "problems": [asdict(problem) for problem in (*paired.problems, *problems, *more_problems, *unlaid)],
         "notes": [*paired.notes, *notes, *more_notes, *remarks],

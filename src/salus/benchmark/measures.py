@@ -34,6 +34,7 @@ Entry = dict[str, Any] | None
 
 REPLICATES = 2000
 COARSE = 4  # bins that become one for the intervals
+STRATA = 12  # values of a column of groups at the most: ages and ids make none
 ROWS = 250  # replicates of pooled pixels that are held at once
 DIGITS = 6  # beyond what any interval here can tell apart, and a re-run writes the same bytes
 
@@ -145,6 +146,36 @@ def measured(method: Scored, group: Group) -> dict[str, Any]:
         **pixelwise(pixels, group),
         **by_finding(pixels, group),
         "sensitivity": share_flagged(method, group.members[ill], group.weights[:, ill]),
+    }
+
+
+def strata(method: Scored, judged: Sequence[Judged], seed: int) -> dict[str, dict[str, dict[str, Any]]]:
+    """A method's entries for each value of each column of groups, such as scanner, view, age band.
+
+    A column counts if it has 2 to `STRATA` values, and on average two cases of each; a case without one is "unknown".
+    Draws stay within the value.
+    """
+    made = {}
+    for column in sorted({name for one in judged for name in one.case.groups}):
+        values = np.array([one.case.groups.get(column, "unknown") for one in judged])
+        names = sorted(set(values.tolist()))
+        if 2 <= len(names) <= min(STRATA, len(judged) // 2):
+            made[column] = {name: stratum(method, judged, np.flatnonzero(values == name), seed) for name in names}
+    return made
+
+
+def stratum(method: Scored, judged: Sequence[Judged], members: NDArray[np.intp], seed: int) -> dict[str, Any]:
+    """Counts, AUROC and shares above the threshold of some cases."""
+    ill = np.array([judged[index].abnormal for index in members])
+    patients = [judged[index].case.patient_id for index in members]
+    weights, score = resample(patients, ill, replicates=REPLICATES, seed=seed), method.score[members]
+    both = ill.any() and not ill.all()
+    return {
+        "n_normal": int((~ill).sum()),
+        "n_abnormal": int(ill.sum()),
+        "auroc": entry(auroc(ill, score), weighted_auroc(ill, score, weights)) if both else None,
+        "sensitivity": share_flagged(method, members[ill], weights[:, ill]),
+        "false_alarm_rate": share_flagged(method, members[~ill], weights[:, ~ill]),
     }
 
 

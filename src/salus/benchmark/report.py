@@ -48,6 +48,11 @@ OF_PIXELS = (
     ("hit_rate", "Findings hit", "at the threshold"),
     ("f1_ra2024", "F1 (RA 2024)", "depends on scale"),
 )
+BY_GROUP = (
+    ("auroc", "AUROC", ""),
+    ("sensitivity", "Found", "at the threshold"),
+    ("false_alarm_rate", "False alarms", "at the threshold"),
+)
 TABLES = (("Cases", OF_CASES), ("Pixels and findings", OF_PIXELS))
 BY_FINDING = ("auprc", "sensitivity", "pixel_ap", "best_dice", "dice", "hit_rate")
 FIDELITY = (
@@ -104,6 +109,7 @@ def write_report(path: Path, evaluation: "Evaluation") -> Path:
         finding_columns=present(
             [column for column in (*OF_CASES, *OF_PIXELS) if column[0] in BY_FINDING], metrics["findings"].values()
         ),
+        by_group=BY_GROUP,
         floor_names=FLOORS,
         fidelity=FIDELITY,
         box_hits=box_hits(metrics["protocols"]) if metrics["protocols"] else [],
