@@ -131,16 +131,19 @@ def test_each_value_of_a_group_is_measured_by_itself(study, tmp_path, numbers_on
 
 
 def test_a_group_of_one_class_has_no_ranking():
-    method = Scored(score=np.array([0.1, 0.2, 0.3, 0.4]), threshold=0.25, pixels={})
-    ill = (True, True, False, False)
+    method = Scored(score=np.array([0.1, 0.2, 0.3, 0.4, 0.0, 0.1]), threshold=0.25, pixels={})
+    ill = (True, True, False, False, False, False)
     cases = [Case(case_id=str(k), patient_id=str(k), images=(Source(path=Path(str(k))),), label=LABELS[a],
-                  groups={"view": "AP" if a else "PA"}) for k, a in enumerate(ill)]  # fmt: skip
+                  groups={"view": "AP" if a else f"PA{k // 4}", "lesion": "large" if a else "none"})
+             for k, a in enumerate(ill)]  # fmt: skip
     judged = [Judged(case=case, result=None, folder=Path(), score=0.0) for case in cases]
     made = strata(method, judged, seed=0)
+    assert set(made) == {"view"}, "what the healthy all share is a property of findings"
     assert made["view"]["AP"]["auroc"] is None
     assert made["view"]["AP"]["sensitivity"]["value"] == 0
-    assert made["view"]["PA"]["false_alarm_rate"]["value"] == 1
-    assert made["view"]["PA"]["sensitivity"] is None
+    assert made["view"]["PA0"]["false_alarm_rate"]["value"] == 1
+    assert made["view"]["PA1"]["false_alarm_rate"]["value"] == 0
+    assert made["view"]["PA0"]["sensitivity"] is None
 
 
 def test_every_key_that_is_written_is_in_the_docs(metrics):

@@ -152,14 +152,14 @@ def measured(method: Scored, group: Group) -> dict[str, Any]:
 def strata(method: Scored, judged: Sequence[Judged], seed: int) -> dict[str, dict[str, dict[str, Any]]]:
     """A method's entries for each value of each column of groups, such as scanner, view, age band.
 
-    A column counts if it has 2 to `STRATA` values, and on average two cases of each; a case without one is "unknown".
-    Draws stay within the value.
+    A column counts if it has 2 to `STRATA` values, on average two cases of each, and healthy ones of two: what only the
+    ill have, such as a lesion's size, is none. A case without a value is "unknown". Draws stay within the value.
     """
-    made = {}
+    made, well = {}, np.array([not one.abnormal for one in judged])
     for column in sorted({name for one in judged for name in one.case.groups}):
         values = np.array([one.case.groups.get(column, "unknown") for one in judged])
         names = sorted(set(values.tolist()))
-        if 2 <= len(names) <= min(STRATA, len(judged) // 2):
+        if len(names) <= min(STRATA, len(judged) // 2) and len(set(values[well].tolist())) > 1:
             made[column] = {name: stratum(method, judged, np.flatnonzero(values == name), seed) for name in names}
     return made
 
