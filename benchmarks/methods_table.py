@@ -204,7 +204,7 @@ def table(options: argparse.Namespace) -> None:
                 *(extra or [shown(mine, "pixel_ap")]),
                 shown(mine, "false_alarms"),
                 *(
-                    beside([r for r in rows if r["method"] == f"{method} + {other}"], findings)
+                    beside([r for r in rows if r["method"] == f"{method.removeprefix('floor: ')} + {other}"], findings)
                     for other in OTHERS.values()
                 ),
                 *(shown(mine, column, digits, sd=False) for column, digits in (("seconds", 0), ("ms", 1), ("mib", 0))),

@@ -16,6 +16,7 @@ from salus.training import Stepper, fit, make_fabric, rescored, train
 from salus.training.loop import augmented, averaged, batches, mixed, rate
 from salus.training.plan import resolved
 from tests.conftest import discs
+from tests.dicom import dicom, saved, series
 
 RECIPE = Recipe(epochs=3, batch=8, learning_rate=1e-3)
 
@@ -189,6 +190,29 @@ def test_a_score_that_learns_is_fitted_on_the_validation_part_and_saved(disc_fol
     assert torch.equal(load_file(folder / "weights.safetensors")["score.mean"], model.detector.score.mean)
 
 
+def test_what_is_wrong_with_cases_learned_from_is_told(salus, tmp_path):
+    for number, picture in enumerate(discs(12)):
+        volume = np.repeat(np.round(900 * picture[0]).astype(np.int16)[..., None], 5, axis=2)
+        paths = series(tmp_path / f"data/p{number:02}", volume, [0, 0, 2.0], PatientID=str(number))
+    paths[2].unlink()
+    saved(tmp_path / "data/p00/report.dcm", dicom(np.zeros((8, 8), np.uint8), Modality="SR", SeriesInstanceUID="9"))
+    out = tmp_path / "m"
+    how = ("--data", tmp_path / "data", "--out", out, "--preset", "tiny", "--epochs", 1)
+    expected = [
+        *(
+            f"{paths[first].name}: part {part} of 2 of a series with gaps or of several spacings"
+            for first, part in ((0, 1), (3, 2))
+        ),
+        "1 passed over: of kind SR, no image of a patient",
+    ]
+    code, told, err = salus("train", "ae", *how)
+    assert code == 0, err
+    assert set(expected) <= set(told.splitlines())
+    assert Model.load(out).card["remarks"] == expected
+    code, told, _ = salus("train", "ae", *how, "--resume")  # finished: says the same
+    assert set(expected) <= set(told.splitlines())
+
+
 def test_another_score_changes_map_and_threshold_but_no_weight(disc_folder, tmp_path):
     train("ae", disc_folder, tmp_path / "ae", preset="tiny", epochs=2)
     out = rescored(tmp_path / "ae", {"name": "zscore"}, disc_folder, tmp_path / "z")
@@ -248,6 +272,7 @@ sys.path.insert(0, sys.argv[2])
 torch.set_num_threads(1)
 from tests.test_training import RECIPE, tiny
 from tests.conftest import discs
+from tests.dicom import dicom, saved, series
 from salus.training import fit, make_fabric
 from safetensors.torch import save_file
 fabric = make_fabric("cpu", "fp32")

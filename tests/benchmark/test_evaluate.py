@@ -165,7 +165,7 @@ def test_fidelity_compares_the_prepared_source_with_the_restored(evaluated, metr
 
 def test_floors_stand_beside_the_method_with_the_same_keys(evaluated, metrics):
     study = evaluated[0]
-    assert set(metrics["floors"]) == {"mean-intensity", "pca"}
+    assert set(metrics["floors"]) == {"mean-intensity", "pca", "pca-same-map"}
     for floor in metrics["floors"].values():
         assert set(floor["overall"]) == set(metrics["overall"])
         assert floor["overall"]["pixel_ap"]["ci95"][0] <= floor["overall"]["pixel_ap"]["value"]
@@ -181,6 +181,32 @@ def test_floors_stand_beside_the_method_with_the_same_keys(evaluated, metrics):
         if "hole" in name and "good" in other
     ]
     assert bright["auroc"]["value"] == pytest.approx(np.mean(pairs))
+    # The method's map is the squared residual, which orders the pixels as the residual does, but not the images.
+    plain, same = (metrics["floors"][name]["overall"] for name in ("pca", "pca-same-map"))
+    assert same["pixel_ap"]["value"] == pytest.approx(plain["pixel_ap"]["value"], abs=1e-3)
+    rows = list(csv.DictReader((evaluated[1] / "cases.csv").read_text().splitlines()))
+    assert all(float(row["pca-same-map"]) < float(row["pca"]) for row in rows if row["pca"]), "residuals are below 1"
+
+
+@pytest.mark.parametrize(("score", "there"), [({}, False), ({"name": "residual"}, False), ({"name": "ssim"}, True)])
+def test_pca_gets_the_methods_map_where_that_is_another(study, tmp_path, numbers_only, score, there):
+    made = study()
+    run = json.loads((made.results / "run.json").read_text())
+    (made.results / "run.json").write_text(json.dumps({**run, "score": score}))
+    assert ("pca-same-map" in measured(made, tmp_path / "out")["floors"]) == there
+
+
+def test_a_map_that_pca_cannot_have_is_told(study, tmp_path, numbers_only, monkeypatch):
+    monkeypatch.setenv("SALUS_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    made = study()
+    run = json.loads((made.results / "run.json").read_text())
+    score = {"name": "equation5", "trunk": "squeezenet"}
+    (made.results / "run.json").write_text(json.dumps({**run, "score": score}))
+    found = measured(made, tmp_path / "out")
+    assert found["floors"]["pca-same-map"] is None
+    assert any(note.startswith("No PCA floor with the method's map") for note in found["notes"])
 
 
 def test_a_rerun_writes_the_same_bytes(evaluated, tmp_path, monkeypatch):

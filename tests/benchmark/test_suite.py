@@ -110,7 +110,9 @@ def test_every_cell_has_its_row_and_every_method_its_line(done):
         ("patchcore", "own", "0"),
     ]
     assert len(ours) == 10
-    assert {row["method"] for row in found if not row["seed"]} == {"mean intensity", "PCA residual"}
+    assert {row["method"] for row in found if not row["seed"]} == {
+        *("mean intensity", "PCA residual", "PCA + squared", "PCA + smoothed-1.5"),
+    }
     for row in ours:
         report = done / "cells" / "discs" / row["method"] / f"seed{row['seed']}" / row["score"] / "report"
         metrics = json.loads((report / "metrics.json").read_text())
@@ -122,7 +124,7 @@ def test_every_cell_has_its_row_and_every_method_its_line(done):
     values = [float(row["auroc"]) for row in ours if (row["method"], row["score"]) == ("ae", "own")]
     assert line["measures"]["auroc"]["mean"] == pytest.approx(sum(values) / 2, abs=1e-6)
     assert line["measures"]["auroc"]["seed_sd"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5, abs=1e-6)
-    floor = next(row for row in found if row["method"] == "PCA residual")
+    floor = next(row for row in found if row["method"] == "PCA + squared")
     assert line["over_floor"]["value"] == pytest.approx(sum(values) / 2 - float(floor["auroc"]), abs=1e-5)
     low, high = line["over_floor"]["ci95"]
     assert low <= line["over_floor"]["value"] <= high

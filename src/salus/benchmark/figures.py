@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 
 INK, QUIET, RULE = "#1b1f24", "#8a929b", "#d5d9de"
 METHOD, HEALTHY, ABNORMAL, TRUTH = "#1f5a7a", "#3d7f5f", "#b0492f", (64, 224, 255)
-FLOOR_STYLES = ((QUIET, (0, (1, 1.2))), (QUIET, (0, (4, 2))))
+FLOOR_STYLES = ((QUIET, (0, (1, 1.2))), (QUIET, (0, (4, 2))), (INK, (0, (4, 1, 1, 1))))
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "salus",  # without it every file differs
     "font.size": 9,

@@ -1,20 +1,22 @@
 """Floors: what the same cases give without any method worth the name.
 
-Mean intensity needs nothing. The PCA residual is fitted here, on the data set's own healthy training cases, and both
-get their threshold from its calibration cases, as a method would.
+Mean intensity needs nothing. The PCA residual is fitted here, on the data set's own healthy training cases, and all
+get their threshold from its calibration cases, as a method would. Where a method's map is another than the residual,
+PCA gets that map as well: else a good map would pass for a good restoration.
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from salus.benchmark.measures import Scored, compared
 from salus.benchmark.pairing import Judged
 from salus.core import Dataset, Label, Split
-from salus.core.errors import LayoutError
+from salus.core.errors import LayoutError, SalusError
 from salus.datasets.protocol import split
 from salus.detectors import build, detector_class
 from salus.io import read_study, study_sha256
@@ -23,14 +25,20 @@ from salus.model import Model, calibration_of, detections
 from salus.preprocess.cache import Prepared, PreparedCache
 from salus.preprocess.preparation import Preparation
 from salus.screening import at_home
-from salus.training import fit, make_fabric
+from salus.training import fit, make_fabric, with_score
 
 BATCH = 32  # slices that go through a floor together
-FLOORS = {"mean-intensity": "mean intensity", "pca": "PCA residual"}  # detector to how tables call it
+SAME_MAP = "pca-same-map"
+FLOORS = {"mean-intensity": "mean intensity", "pca": "PCA residual", SAME_MAP: "PCA, same map"}  # how tables call them
+RESIDUAL = {"name": "residual"}
 
 
 def floor_scores(
-    judged: Sequence[Judged], localised: Sequence[int], dataset: Dataset, preparation: Preparation
+    judged: Sequence[Judged],
+    localised: Sequence[int],
+    dataset: Dataset,
+    preparation: Preparation,
+    score: Mapping[str, Any],
 ) -> tuple[dict[str, Scored | None], tuple[str, ...]]:
     """What the floors say of the judged cases.
 
@@ -39,11 +47,12 @@ def floor_scores(
         localised: indices of those whose truth is compared pixel by pixel.
         dataset: the data set without the patients of the test; its healthy training and calibration cases are used.
         preparation: the method's own, so that the floors see what it sees.
+        score: the method's; {} of one that makes its map itself.
 
     Returns:
         A floor a name of `FLOORS`, None where it cannot be had, and notes that say why.
     """
-    models, notes = floor_models(dataset, preparation)
+    models, notes = floor_models(dataset, preparation, score)
     prepared = PreparedCache().prepare([one.case for one in judged], preparation, read_study, study_sha256)
     scored = {
         name: None if model is None else floor_scored(model, judged, localised, prepared, preparation)
@@ -52,10 +61,13 @@ def floor_scores(
     return scored, notes
 
 
-def floor_models(dataset: Dataset, preparation: Preparation) -> tuple[dict[str, Model | None], tuple[str, ...]]:
+def floor_models(
+    dataset: Dataset, preparation: Preparation, score: Mapping[str, Any]
+) -> tuple[dict[str, Model | None], tuple[str, ...]]:
     """The floors, fitted and calibrated as far as the data set's healthy cases allow."""
-    raw = {name: floor_model(name, preparation) for name in FLOORS}
-    models: dict[str, Model | None] = {"mean-intensity": raw["mean-intensity"], "pca": None}
+    models: dict[str, Model | None] = {"mean-intensity": floor_model("mean-intensity", preparation), "pca": None}
+    if score and score != RESIDUAL:
+        models[SAME_MAP] = None
     try:
         parts = split(dataset)
     except LayoutError:
@@ -65,26 +77,33 @@ def floor_models(dataset: Dataset, preparation: Preparation) -> tuple[dict[str, 
     rows = PreparedCache().prepare(training, preparation, read_study, study_sha256).rows
     if not len(rows):
         return models, (f"No PCA floor: none of {len(training)} healthy training images can be used.",)
-    model = raw["pca"]
+    model = floor_model("pca", preparation)
     recipe = detector_class("pca").PRESETS["fast"].recipe
     with tempfile.TemporaryDirectory() as progress:
         # Nothing validates a closed form; the loop wants images for its log, and a few will do.
         fit(model.detector, recipe, rows, rows[:1], Path(progress), 0, make_fabric("cpu", "fp32"))
     models["pca"] = model
+    notes: tuple[str, ...] = ()
+    if SAME_MAP in models:
+        try:
+            models[SAME_MAP] = with_score(model, score, parts.only(split=Split.VALIDATION, label=Label.NORMAL))
+        except SalusError as error:
+            notes = (f"No PCA floor with the method's map: {error}",)
     calibration = parts.only(split=Split.CALIBRATION, label=Label.NORMAL)
     try:
         return {
             name: one and replace(one, calibration=calibration_of(one, calibration)[0]) for name, one in models.items()
-        }, ()
+        }, notes
     except LayoutError:
-        return models, (f"The floors have no threshold: none of {len(calibration)} calibration images can be used.",)
+        without = f"The floors have no threshold: none of {len(calibration)} calibration images can be used."
+        return models, (*notes, without)
 
 
 def floor_model(name: str, preparation: Preparation) -> Model:
     """A floor that has learned nothing yet."""
-    settings, score = {"size": preparation.size}, {"name": "residual"}
-    detector = build(name, settings, score).eval()
-    return Model(name=name, settings=settings, score=score, detector=detector, preparation=preparation)
+    settings = {"size": preparation.size}
+    detector = build(name, settings, RESIDUAL).eval()
+    return Model(name=name, settings=settings, score=RESIDUAL, detector=detector, preparation=preparation)
 
 
 def floor_scored(

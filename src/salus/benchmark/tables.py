@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from salus.benchmark.cells import ENDED
-from salus.benchmark.floors import FLOORS
+from salus.benchmark.floors import FLOORS, SAME_MAP
 from salus.benchmark.measures import DIGITS, REPLICATES
 from salus.benchmark.published import Number, published
 from salus.benchmark.suite import Cell, Suite
@@ -44,7 +44,7 @@ MEASURES = (
 )
 HEALTHY = ("false_alarm_rate", "ssim", "lpips", "mae")
 
-FLOOR = "pca"  # the floor to beat
+FLOOR = "pca"  # the floor to beat, with the method's own map where it has one
 
 Entry = Mapping[str, Any] | None
 
@@ -106,11 +106,17 @@ def rows_of(suite: Suite, out: Path) -> Iterator[Row]:
                 metrics = json.loads((report / "metrics.json").read_bytes())
                 yield judged_row(cell, score, metrics, {key: ended[key] for key in COSTS}, report / "cases.csv")
                 for floor, seen in metrics["floors"].items():
-                    if seen is not None and floor not in floors:
-                        floors[floor] = Row(
-                            data=data, method=FLOORS[floor], score="", seed=None, floor=True, entries=entries_of(seen)
+                    called = floor_name(floor, metrics["method"])
+                    if seen is not None and called not in floors:
+                        floors[called] = Row(
+                            data=data, method=called, score="", seed=None, floor=True, entries=entries_of(seen)
                         )
         yield from floors.values()
+
+
+def floor_name(floor: str, method: str) -> str:
+    """How the table of a data set calls a floor; PCA with the map of a method by that map."""
+    return f"PCA + {method.partition(' + ')[2]}" if floor == SAME_MAP else FLOORS[floor]
 
 
 def judged_row(cell: Cell, score: str, metrics: Mapping[str, Any], costs: Mapping[str, float], cases: Path) -> Row:
@@ -219,7 +225,7 @@ def spread(name: str, rows: Sequence[Row], scored: "Scored | None") -> dict[str,
 
 
 def over_floor(scored: "Scored") -> dict[str, Any] | None:
-    """AUROC, mean over trainings, less that of the PCA floor on the same cases, paired; None without either."""
+    """AUROC, mean over trainings, less that of PCA with the same map on the same cases, paired; None without either."""
     if scored.floor is None or scored.abnormal.all() or not scored.abnormal.any():
         return None
 
@@ -256,11 +262,12 @@ class Scored:
         if not read or not names[0] or any(other != names[0] for other in names[1:]):
             return None
         first = read[0]
+        floor = SAME_MAP if SAME_MAP in first[0] else FLOOR
         abnormal = np.array([row["label"] == Label.ABNORMAL for row in first])
         return cls(
             abnormal=abnormal,
             runs=[np.array([float(row["score"]) for row in rows]) for rows in read],
-            floor=np.array([float(row[FLOOR]) for row in first]) if all(row.get(FLOOR) for row in first) else None,
+            floor=np.array([float(row[floor]) for row in first]) if all(row.get(floor) for row in first) else None,
             weights=resample([row["patient_id"] for row in first], abnormal, seed=0, replicates=REPLICATES),
         )
 

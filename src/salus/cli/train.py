@@ -49,9 +49,10 @@ def train(
         "epochs": done.run.epoch,
         "seconds": done.run.seconds,
         "left_out": done.left_out,
+        "remarks": done.remarks,
+        "warning": done.warning,
     }
-    answer["warning"] = done.warning
-    lines = [f"{name} was left out: {reason}" for name, reason in done.left_out]
+    lines = [*(f"{name} was left out: {reason}" for name, reason in done.left_out), *done.remarks]
     lines += [f"Every study will be CANNOT_JUDGE: {done.warning}"] if done.warning else []
     say(answer, as_json, "\n".join([*lines, f"{done.folder}: {done.run.epoch} epochs, {done.run.seconds:.0f} s"]))
     raise typer.Exit(3 if done.left_out else 0)

@@ -28,7 +28,7 @@ def each(work: Callable[[T], None], items: Sequence[T], *, workers: int, preload
     context.set_forkserver_preload([preload])
 
     def run(item: T) -> str:
-        process = context.Process(target=alone, args=(work, item))
+        process = context.Process(target=alone, args=(work, item, dict(os.environ)))
         process.start()
         process.join()
         if process.exitcode == 0:
@@ -45,8 +45,9 @@ def each(work: Callable[[T], None], items: Sequence[T], *, workers: int, preload
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def alone(work: Callable[[T], None], item: T) -> None:
+def alone(work: Callable[[T], None], item: T, environment: dict[str, str]) -> None:
     """In the new process: `work`, until it ends or the process that asked for it does."""
+    os.environ.update(environment)  # a fork server keeps what it was started with
     asked = multiprocessing.parent_process()
 
     def follow() -> None:

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,16 +29,24 @@ from salus.training.plan import Plan, refuse_another, resolved
 
 HEALTHY = (Split.TRAIN, Split.VALIDATION, Split.CALIBRATION)
 
-__all__ = ["Plan", "Run", "Stepper", "Trained", "fit", "make_fabric", "rescored", "train"]
+__all__ = ["Plan", "Run", "Stepper", "Trained", "fit", "make_fabric", "rescored", "train", "with_score"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What `train` did: the model's folder, the run, (file, reason) of images that could not be used, a warning."""
+    """What `train` did.
+
+    Attributes:
+        folder: the model's.
+        left_out: (file, reason) of images that could not be used.
+        remarks: what is wrong with cases that were used, and how many files were passed over, a sentence each.
+        warning: why it will judge nobody; "" where it will.
+    """
 
     folder: Path
     run: Run
     left_out: tuple[tuple[str, str], ...] = ()
+    remarks: tuple[str, ...] = ()
     warning: str = ""
 
 
@@ -92,13 +101,14 @@ def train(
     first = first_image(healthy[Split.TRAIN])
     preparation = Preparation(**plan.preparation).resolve(first)
     rows, left_out = prepared(healthy, preparation, on_image)
+    told: dict[str, Any] = {"left_out": left_out, "remarks": remarks(healthy, cases)}
     net.check(plan.recipe, len(rows[Split.TRAIN]), len(rows[Split.VALIDATION]))
     make_progress(progress, plan)
     run = fit(net, plan.recipe, rows[Split.TRAIN], rows[Split.VALIDATION], progress, seed, fabric, on_epoch)
     if fabric.global_rank > 0:
-        return Trained(folder=out, run=run, left_out=left_out)
+        return Trained(folder=out, run=run, **told)
     fit_score(net, rows[Split.VALIDATION], used)
-    card = card_of(plan, healthy, first, net, run, left_out)
+    card = card_of(plan, healthy, first, net, run) | told
     model = Model(
         name=plan.detector,
         settings=plan.settings,
@@ -113,7 +123,7 @@ def train(
     loss_figure(out / "loss.png", run)
     replace(model, calibration=calibration).save(out)
     shutil.rmtree(progress)
-    return Trained(folder=out, run=run, left_out=left_out, warning=calibration.shortfall)
+    return Trained(folder=out, run=run, **told, warning=calibration.shortfall)
 
 
 @torch.no_grad()
@@ -141,28 +151,36 @@ def rescored(folder: Path, score: Mapping[str, Any], data: Path, out: Path, *, d
         ModelError, LayoutError: see their messages.
     """
     model = Model.load(folder)
-    if not isinstance(model.detector, Restorer):
-        raise ConfigError(f"{model.name} makes its map itself; there is nothing for another score to compare.")
-    detector = build(model.name, model.settings, score)
-    other = replace(model, detector=detector.eval(), score=dict(score))
     if (out / "model.json").is_file():
         there = Model.load(out)
-        if (there.card, there.score) != (other.card, other.score):
+        if (there.card, dict(there.score)) != (model.card, dict(score)):
             raise ConfigError(f"{out} holds another model. Choose another folder.")
         return out
     cases = split(open_dataset(dataset, data))
     if manifest(cases) != model.card["manifest_sha256"]:
         raise ConfigError(f"{folder} did not learn from {data}: files, or their parts, differ. Name its own data.")
-    kept = {name: value for name, value in model.detector.learned().items() if not name.startswith("score.")}
-    detector.load_state_dict(kept, strict=False)
     healthy = cases.only(label=Label.NORMAL)
-    validation = healthy.only(split=Split.VALIDATION)
-    fit_score(
-        detector, PreparedCache().prepare(validation, model.preparation, read_study, study_sha256).rows, model.precision
-    )
+    other = with_score(model, score, healthy.only(split=Split.VALIDATION))
     calibration, _ = calibration_of(other, healthy.only(split=Split.CALIBRATION))
     replace(other, calibration=calibration).save(out)
     return out
+
+
+def with_score(model: Model, score: Mapping[str, Any], validation: Dataset) -> Model:
+    """`model` with another score, fitted on healthy cases that it did not learn from; not yet calibrated.
+
+    Raises:
+        ConfigError: it makes no restoration to be scored, or there is no such score or setting.
+        WeightsError: the score needs weights that are missing.
+    """
+    if not isinstance(model.detector, Restorer):
+        raise ConfigError(f"{model.name} makes its map itself; there is nothing for another score to compare.")
+    detector = build(model.name, model.settings, score)
+    kept = {name: value for name, value in model.detector.learned().items() if not name.startswith("score.")}
+    detector.load_state_dict(kept, strict=False)
+    rows = PreparedCache().prepare(validation, model.preparation, read_study, study_sha256).rows
+    fit_score(detector.eval(), rows, model.precision)
+    return replace(model, detector=detector, score=dict(score), calibration=None)
 
 
 def trained_before(out: Path) -> Trained:
@@ -170,7 +188,8 @@ def trained_before(out: Path) -> Trained:
     model = Model.load(out)
     left_out = tuple((name, reason) for name, reason in model.card["left_out"])
     warning = model.calibration.shortfall if model.calibration else ""
-    return Trained(folder=out, run=Run(**model.card["run"]), left_out=left_out, warning=warning)
+    told = tuple(model.card.get("remarks", ()))
+    return Trained(folder=out, run=Run(**model.card["run"]), left_out=left_out, remarks=told, warning=warning)
 
 
 def prepared(
@@ -192,22 +211,30 @@ def prepared(
     return rows, tuple(left_out)
 
 
+def remarks(healthy: Mapping[Split, Dataset], cases: Dataset) -> tuple[str, ...]:
+    """What is wrong with cases that are learned from, and what the data set passed over, by its reason."""
+    used = [case for part in healthy.values() for case in part if case.remark]
+    passed_over = Counter(reason for _, reason in cases.left_out)
+    return (
+        *(f"{case.images[0].name}: {case.remark}" for case in used),
+        *(f"{count:,} passed over: {reason}" for reason, count in passed_over.most_common()),
+    )
+
+
 def card_of(
     plan: Plan,
     healthy: Mapping[Split, Dataset],
     first: Image,
     net: Detector,
     run: Run,
-    left_out: tuple[tuple[str, str], ...],
 ) -> dict[str, Any]:
-    """What people and audits want to know of a model. It names no file but those left out."""
+    """What people and audits want to know of a model. It names no file."""
     learned_from = [case for part in (Split.TRAIN, Split.VALIDATION) for case in healthy[part]]
     return {
         "dataset": plan.dataset,
         "counts": {part: len(cases) for part, cases in healthy.items()},
         "manifest_sha256": plan.manifest_sha256,
         "learned_from": sorted(study_sha256(case.images)[:16] for case in learned_from),
-        "left_out": left_out,
         "unit": first.unit,
         "modality": first.modality,
         "parameters": sum(p.numel() for part in net.parts().values() for p in part),
