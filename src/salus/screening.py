@@ -23,14 +23,23 @@ from salus.core.errors import ImageError, LayoutError, SalusError, StorageError
 from salus.core.kinds import DICOMDIR, SUFFIXES, is_image
 from salus.datasets import open_dataset
 from salus.datasets.folder import studies_in
-from salus.io import read_study, study_sha256, write_image
+from salus.io import read_study, write_image
 from salus.io.archive import unpack
 from salus.io.derived import from_dicom, write_derived
 from salus.io.dicom import listed_in
 from salus.io.files import write_whole
-from salus.io.results import read_result, write_overlay, write_result, write_table
+from salus.io.results import (
+    cleared,
+    hashes,
+    nothing_lost,
+    read_result,
+    read_results,
+    write_overlay,
+    write_result,
+    write_table,
+)
 from salus.model import Model, case_score, detections, model_id, versions
-from salus.preprocess.geometry import resample
+from salus.preprocess.geometry import reorient, resample
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -100,7 +109,7 @@ class Screener:
         started = time.perf_counter()
         sources: dict[str, str] = {}
         try:
-            sources = {image.name: study_sha256([image]) for image in case.images}
+            sources = hashes(case)
             done = read_result(out / case.case_id)
             if done is not None and done.model == self.identity and done.sources == sources and self.whole(case, done):
                 return done
@@ -152,7 +161,7 @@ class Screener:
         started = time.perf_counter()
         if item.source is None or item.prepared is None:
             raise ValueError("only studies that passed the gate are finished")
-        folder = cleared(out / item.case.case_id)
+        folder = cleared(make_folder(out / item.case.case_id))
         suffix = ".nii.gz" if item.source.array.ndim == 3 or item.source.unit == "mm" else ".tif"
         files = {"map": "map" + suffix, "overlay": "overlay.png"}
         write_image(at_home(maps, item.prepared, item.source), folder / files["map"])
@@ -165,12 +174,14 @@ class Screener:
         threshold = calibration.pixel_threshold if calibration else None
         write_overlay(folder / "overlay.png", slices_of(shown)[worst, 0], maps[worst, 0], threshold)
         score = case_score(scores)
+        volume = reorient(item.source, self.model.preparation.plane).array.shape[2:]  # () of a picture
         result = Result(
             case_id=item.case.case_id,
             sources=item.sources,
             model=self.identity,
             score=score,
-            slice_scores=tuple(float(s) for s in scores) if item.source.array.ndim == 3 else (),
+            slice_scores=tuple(float(s) for s in scores) if volume else (),
+            slices=sum(volume),
             files=files,
             seconds=item.seconds + share + time.perf_counter() - started,
             versions=versions(),
@@ -217,7 +228,7 @@ class Screener:
             reasons=(item.reason,),
             versions=versions(),
         )
-        write_result(cleared(out / item.case.case_id), result)
+        write_result(cleared(make_folder(out / item.case.case_id)), result)
         return result
 
 
@@ -245,7 +256,8 @@ def screen(
         Number of studies by verdict.
 
     Raises:
-        LayoutError: nothing to screen.
+        LayoutError: nothing to screen; `out` is where the images are, or holds other files or results of other images
+            under a case's name.
         ModelError, StorageError: see their messages.
     """
     screener = Screener.load(model, device=device, dicom=dicom)
@@ -256,7 +268,9 @@ def screen(
     except OSError as error:
         raise StorageError(f"{out} cannot be written: {error.strerror or error}.") from error
     try:
-        return screened(screener, studies(inputs, dataset, there), out, on_result)
+        cases = studies(inputs, dataset, there)
+        nothing_lost(cases, out, there)
+        return screened(screener, cases, out, on_result)
     finally:
         shutil.rmtree(there, ignore_errors=True)
 
@@ -287,7 +301,7 @@ def screened(
     for result in screener.each(cases, out=out):
         counts[result.verdict] += 1
         on_result(result, len(cases))
-    write_table(out / "cases.csv", (r for case in cases if (r := read_result(out / case.case_id)) is not None))
+    write_table(out / "cases.csv", (r for folder, r in read_results(out) if folder == out / r.case_id))
     ended = {"finished": True, "seconds": time.perf_counter() - started, "verdicts": counts}
     write_whole(out / "run.json", (json.dumps({**about, **ended}, indent=1) + "\n").encode())
     return counts
@@ -385,20 +399,6 @@ def make_folder(path: Path) -> Path:
     except OSError as error:
         raise StorageError(f"{path} cannot be made: {error.strerror or error}.") from error
     return path
-
-
-def cleared(folder: Path) -> Path:
-    """A case's folder without what an earlier judgement left in it, `result.json` gone first.
-
-    Raises:
-        StorageError: it cannot be made.
-    """
-    make_folder(folder)
-    (folder / "result.json").unlink(missing_ok=True)
-    for pattern in ("map.*", "restored.*", "overlay.*", "regions.dcm", "report.dcm", ".*.part"):
-        for left in folder.glob(pattern):
-            left.unlink()
-    return folder
 
 
 def ahead(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], window: int) -> Iterator[R]:

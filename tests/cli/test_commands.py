@@ -1,5 +1,6 @@
 """The commands as a user types them: what they print, their exit codes, and that nothing is lost."""
 
+import csv
 import json
 import os
 import shutil
@@ -15,7 +16,8 @@ import pytest
 from PIL import Image as Picture
 
 from salus.core import Result, Verdict
-from salus.io.results import read_results
+from salus.core.errors import ImageError
+from salus.io.results import read_result, read_results
 from tests.conftest import discs
 
 
@@ -305,13 +307,128 @@ def test_names_with_dots_stay_apart(salus, model, studies, tmp_path):
     assert {result.case_id for _, result in read_results(tmp_path / "results")} == {"scan.0", "scan.1"}
 
 
-def test_a_study_that_breaks_later_leaves_no_old_map_behind(salus, model, studies, tmp_path):
+def test_a_study_that_breaks_later_leaves_no_old_map_behind(salus, model, studies, tmp_path, monkeypatch):
     command = ("screen", studies, "--model", model, "--out", tmp_path / "results")
     salus(*command)
     assert (tmp_path / "results" / "study0" / "map.tif").is_file()
-    (studies / "study0.png").write_text("no picture")
-    assert salus(*command)[0] == 3
+    another = calibrated(model, tmp_path / "another")  # the same files are judged anew, and cannot be read any more
+    monkeypatch.setattr("salus.screening.read_study", broken)
+    assert salus(*command[:3], another, *command[4:])[0] == 3
     assert sorted(file.name for file in (tmp_path / "results" / "study0").iterdir()) == ["result.json"]
+
+
+def calibrated(model: Path, copy: Path) -> Path:
+    """The same network under another name: with another threshold."""
+    from salus.model import calibrate
+
+    pictures = copy.with_name("healthy")
+    pictures.mkdir()
+    for index, picture in enumerate(discs(24, seed=77)):
+        save(pictures / f"{index:02}.png", np.round(picture[0] * 255).astype(np.uint8))
+    shutil.copytree(model, copy)
+    calibrate(copy, pictures, false_alarms=0.1)
+    return copy
+
+
+def broken(images):
+    raise ImageError("it cannot be read")
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("out", [".", "deep", ".."])
+def test_results_are_not_put_where_the_images_are(out, salus, model, studies):
+    (studies / "deep").mkdir()
+    (studies / "study0.png").rename(studies / "deep" / "map.png")
+    (studies / "deep" / "map").mkdir()
+    (studies / "deep" / "map" / "report.dcm").write_text("a hospital's own")
+    before = contents(studies.parent)
+    said = refused(salus, "screen", studies, "--model", model, "--out", studies / out)
+    assert "holds images to be screened" in said
+    assert contents(studies.parent) == before
+
+
+@pytest.mark.parametrize("name", ["study1/report.dcm", "study1/map.tif", "study1/result.json", "cases.csv"])
+def test_a_file_that_no_screening_wrote_stays(name, salus, model, studies, tmp_path):
+    own = tmp_path / "results" / name
+    own.parent.mkdir(parents=True)
+    own.write_text("{}")
+    said = refused(salus, "screen", studies, "--model", model, "--out", tmp_path / "results")
+    assert own.name in said
+    assert "no screening wrote" in said
+    assert contents(tmp_path / "results") == {own: b"{}"}
+
+
+def test_other_files_in_a_cases_folder_stay_when_it_is_judged_anew(salus, model, studies, tmp_path):
+    command = ("screen", studies, "--out", tmp_path / "results", "--model")
+    assert salus(*command, model)[0] == 0
+    notes = [tmp_path / "results" / "study0" / name for name in ("map.txt", "overlay.dcm.bak", ".mine.part")]
+    for note in notes:
+        note.write_text("mine")
+    assert salus(*command, calibrated(model, tmp_path / "another"))[0] == 0
+    assert [note.read_text() for note in notes] == ["mine"] * 3
+
+
+def test_what_a_killed_screening_left_is_replaced(salus, model, studies, tmp_path, monkeypatch):
+    command = ("screen", studies, "--model", model, "--out", tmp_path / "results")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("salus.screening.write_result", killed)
+        assert salus(*command)[0] != 0
+    left = tmp_path / "results" / "study0" / "map.tif"
+    assert left.is_file()
+    assert not left.with_name("result.json").exists()
+    assert salus(*command)[0] == 0
+    made = sorted(path.name for path in left.parent.iterdir())
+    assert made == ["map.tif", "overlay.png", "restored.tif", "result.json"]
+
+
+def test_a_result_is_not_replaced_by_one_of_another_patient(salus, model, studies, tmp_path):
+    command = ("--model", model, "--out", tmp_path / "results")
+    assert salus("screen", studies, *command)[0] == 0
+    before = contents(tmp_path / "results")
+    other = tmp_path / "other"
+    other.mkdir()
+    save(other / "new.png", (discs(1)[0, 0] * 255).astype(np.uint8))
+    for name, picture in (("study0", discs(1)), ("study4", discs(1, seed=3))):
+        save(other / f"{name}.png", (picture[0, 0] * 255).astype(np.uint8))
+    said = refused(salus, "screen", other, *command)
+    assert "results of other images" in said
+    assert "study0, study4" in said
+    assert "another --out" in said
+    truncated(studies / "study0.png")  # likewise a file that was damaged since
+    assert "study0. Choose" in refused(salus, "screen", studies, *command)
+    assert contents(tmp_path / "results") == before
+
+
+def test_a_result_of_the_same_images_under_other_names_is_replaced(salus, model, studies, tmp_path):
+    command = ("screen", studies, "--model", model, "--out", tmp_path / "results")
+    assert salus(*command)[0] == 0
+    (studies / "study0.png").rename(studies / "study0.PNG")
+    assert salus(*command)[0] == 0
+    assert read_result(tmp_path / "results" / "study0").sources.keys() == {"study0.PNG"}
+
+
+def test_a_study_that_could_not_be_judged_may_be_repaired(salus, model, studies, tmp_path):
+    command = ("screen", studies, "--model", model, "--out", tmp_path / "results")
+    whole = (studies / "study0.png").read_bytes()
+    truncated(studies / "study0.png")
+    assert salus(*command)[0] == 3
+    (studies / "study0.png").write_bytes(whole)
+    assert salus(*command)[0] == 0
+
+
+def test_the_table_keeps_the_cases_of_earlier_screenings(salus, model, studies, tmp_path):
+    for index in range(3):
+        out = salus("screen", studies / f"study{index}.png", "--model", model, "--out", tmp_path / "results")
+        assert out[0] == 0
+    rows = csv.DictReader((tmp_path / "results" / "cases.csv").read_text().splitlines())
+    assert [(row["case_id"], row["slices"]) for row in rows] == [(f"study{index}", "") for index in range(3)]
 
 
 def test_a_missing_mask_stops_neither_training_nor_screening(salus, model, disc_folder, tmp_path):

@@ -1,5 +1,6 @@
 """DICOM in, DICOM out: what a hospital does with a model."""
 
+import csv
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,7 +16,7 @@ from salus.core import Case, Source, Verdict
 from salus.core.errors import LayoutError
 from salus.datasets import open_dataset
 from salus.io import read_image, read_study
-from salus.io.results import read_results
+from salus.io.results import WRITTEN, read_results
 from salus.preprocess import resample
 from salus.screening import apart, studies
 from tests.conftest import discs
@@ -73,6 +74,7 @@ def test_a_series_has_four_objects_and_a_slice_too(screened):
         roles = {role.removeprefix("dicom_") for role in result.files if role.startswith("dicom_")}
         assert {"map", "report", "overlay"} <= roles
         assert all((folder / path).is_file() for path in result.files.values())
+        assert WRITTEN.issuperset(result.files.values())
     assert "dicom_regions" in of(screened, "ill")[2].files
 
 
@@ -156,6 +158,28 @@ def test_objects_asked_for_later_are_made_later_and_again_the_same(model, screen
     assert salus(*arguments, "--dicom")[0] == 0
     (again,) = tmp_path.rglob("report.dcm")
     assert pydicom.dcmread(again).SOPInstanceUID == pydicom.dcmread(out / "ill/report.dcm").SOPInstanceUID
+
+
+def test_a_series_beside_a_hospitals_own_report_keeps_both(model, tmp_path, salus):
+    volume = np.repeat(np.round(900 * discs(1)[0, 0]).astype(np.int16)[..., None], SLICES, axis=2)
+    paths = series(tmp_path / "own/axial", volume, [0, 0, 2.5])
+    paths[0].rename(tmp_path / "own/axial/map.dcm")
+    (tmp_path / "own/axial/report.dcm").write_text("the hospital's")
+    before = {path: path.read_bytes() for path in (tmp_path / "own/axial").iterdir()}
+    code, _, err = salus("screen", tmp_path / "own", "--model", model, "--out", tmp_path / "own", "--dicom")
+    assert code == 2
+    assert "holds images to be screened" in err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    salus("screen", tmp_path / "own", "--model", model, "--out", tmp_path / "own/results", "--dicom")
+    assert len(list(tmp_path.glob("own/results/**/map.dcm"))) == 1
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_a_whole_series_is_a_whole_study(screened):
+    _, folder, result = of(screened, "ill")
+    assert (len(result.slice_scores), result.slices) == (SLICES, SLICES)
+    (group,) = hd.sr.srread(folder / "report.dcm").content.get_image_measurement_groups()
+    assert group.tracking_identifier == "study as a whole"
 
 
 def test_nothing_of_the_patient_is_told_outside_the_dicom_files(screened):
@@ -277,7 +301,7 @@ def test_every_orientation_comes_home_with_the_volume_of_its_regions(name, model
     assert extent.value == pytest.approx(regions * abs(np.linalg.det(source.affine[:3, :3])), rel=1e-4)
 
 
-def test_slices_that_were_not_judged_have_no_frame(tmp_path, salus):
+def test_slices_that_were_not_judged_have_no_frame_and_are_not_claimed(tmp_path, salus, dciodvfy):
     from salus.training import train
 
     (tmp_path / "h").mkdir()
@@ -296,6 +320,14 @@ def test_slices_that_were_not_judged_have_no_frame(tmp_path, salus):
         (group,) = made.PerFrameFunctionalGroupsSequence
         assert group.PlanePositionSequence[0].ImagePositionPatient[2] == 34  # the middle one
         assert "regions.dcm" not in {path.name for path in (tmp_path / f"r/{name}").glob("*.dcm")}  # no verdict
+        assert made.ContentDescription == "1 of 5 slices judged; 100 % of frames judged, else 0"
+        report = hd.sr.srread(tmp_path / f"r/{name}/report.dcm")
+        (judged,) = report.content.get_image_measurement_groups()
+        assert judged.tracking_identifier == "1 of 5 slices judged"
+        assert "study as a whole" not in str(report.to_json())
+    assert errors(dciodvfy, tmp_path / "r") == []
+    rows = csv.DictReader((tmp_path / "r/cases.csv").read_text().splitlines())
+    assert [row["slices"] for row in rows] == ["1 of 5", "1 of 5"]
 
 
 def test_nothing_of_a_patient_whose_header_is_odd_is_told(model, tmp_path, salus):

@@ -30,6 +30,7 @@ class Result:
         remark: what is wrong with a study that was judged all the same; "" where nothing is.
         underived: which DICOM objects could not be made of it, and why; "" where all could or none were asked for.
         slice_scores: one score a screened slice, in the order of the volume; empty for a picture.
+        slices: how many the volume has, screened or not; 0 for a picture.
         files: what was written beside this file, by role (map, restored, overlay).
         seconds: wall time spent on the case.
         versions: salus, torch, numpy.
@@ -46,6 +47,7 @@ class Result:
     remark: str = ""
     underived: str = ""
     slice_scores: tuple[float, ...] = ()
+    slices: int = 0
     files: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     versions: Mapping[str, str] = field(default_factory=dict)

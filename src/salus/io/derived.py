@@ -267,7 +267,7 @@ def parametric_map(derived: Derived) -> Any:
             )
         ],
         content_label="ANOMALY_MAP",
-        content_description=f"{NOTICE}. {100 * derived.judged:.0f} % judged, else 0",
+        content_description=f"{scope(derived.result)}; {100 * derived.judged:.0f} % of frames judged, else 0",
         plane_positions=derived.positions,
         **identity(derived, "map"),
         **maker(derived),
@@ -317,19 +317,19 @@ def report(derived: Derived, regions: Any | None) -> Any:
     from highdicom import sr
     from pydicom.sr.codedict import codes
 
-    result, name = derived.result, derived.method[:64]
+    result, name, seen = derived.result, derived.method[:64], scope(derived.result)
     algorithm = sr.AlgorithmIdentification(
         name=name,
         version=result.model[:64],
         family=codes.DCM.ArtificialIntelligence,
         manufacturer="Salus",
-        parameters=[NOTICE, f"threshold of the score: {result.threshold}"],
+        parameters=[NOTICE, f"threshold of the score: {result.threshold}", seen],
     )
     verdict = sr.QualitativeEvaluation(
         name=coded("verdict", "Verdict"), value=coded(result.verdict.lower(), WORDS[result.verdict])
     )
     group = sr.MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=sr.TrackingIdentifier(uid=uid(derived, "study as a whole"), identifier="study as a whole"),
+        tracking_identifier=sr.TrackingIdentifier(uid=uid(derived, seen), identifier=seen),
         algorithm_id=algorithm,
         measurements=measured(derived),
         qualitative_evaluations=[verdict],
@@ -353,6 +353,12 @@ def report(derived: Derived, regions: Any | None) -> Any:
     )
     made.SeriesDescription = f"Salus report. {NOTICE}"
     return made
+
+
+def scope(result: Result) -> str:
+    """Of what the numbers are."""
+    judged = len(result.slice_scores)
+    return f"{judged} of {result.slices} slices judged" if judged < result.slices else "study as a whole"
 
 
 def measured(derived: Derived) -> list[Any]:

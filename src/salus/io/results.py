@@ -9,11 +9,95 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Picture
 
-from salus.core import Result
-from salus.core.errors import LayoutError
+from salus.core import Case, Dataset, Result
+from salus.core.errors import LayoutError, SalusError
 from salus.io.files import write_whole
+from salus.io.studies import study_sha256
 
-COLUMNS = ("case_id", "verdict", "score", "p_value", "threshold", "reasons", "model", "seconds")
+COLUMNS = ("case_id", "verdict", "score", "p_value", "threshold", "reasons", "model", "seconds", "slices")
+BEGUN = ".salus-begun"  # in a case's folder from when it is cleared until its result.json is written
+WRITTEN = {  # all that a case's folder may get
+    *("map.nii.gz", "map.tif", "restored.nii.gz", "restored.tif", "overlay.png", "result.json"),
+    *("map.dcm", "regions.dcm", "report.dcm", "overlay.dcm"),
+}
+
+
+def own(folder: Path) -> set[str]:
+    """Names that files of a screening have in a case's folder: what its result lists; any, where one was killed."""
+    if (folder / BEGUN).exists():
+        return WRITTEN
+    done = read_result(folder)
+    return {"result.json", *done.files.values()} if done else set()
+
+
+def strange(folder: Path) -> list[str]:
+    """What lies in a case's folder under a name that a screening would write, and is of none."""
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return sorted((there & WRITTEN) - own(folder))
+
+
+def nothing_lost(cases: Dataset, out: Path, there: Path) -> None:
+    """That results take the place of nothing but results of the same images.
+
+    Args:
+        there: in `out`, where archives were unpacked.
+
+    Raises:
+        LayoutError: they would.
+    """
+    place, unpacked = out.resolve(), there.resolve()
+    for folder in sorted({image.path.parent for case in cases for image in case.images}):
+        above = (folder / "image").resolve().parents
+        if place in above and unpacked not in above:
+            raise LayoutError(f"{out} holds images to be screened, in {folder}. Results need a folder of their own.")
+    if (out / "cases.csv").exists() and not (out / "run.json").exists():
+        raise LayoutError(f"{out} holds a cases.csv, which no screening wrote. Choose another --out.")
+    others = []
+    for case in cases:
+        folder = out / case.case_id
+        if names := strange(folder):
+            raise LayoutError(f"{folder} holds {', '.join(names)}, which no screening wrote. Choose another --out.")
+        done = read_result(folder)
+        if done is not None and done.score is not None and not same_files(case, done):
+            others.append(case.case_id)
+    if others:
+        more = f" and {len(others) - 8} more" * (len(others) > 8)
+        raise LayoutError(
+            f"{out} holds results of other images, maybe of other patients, under the same names: "
+            f"{', '.join(others[:8])}{more}. Choose another --out; or delete their folders, if they may be judged anew."
+        )
+
+
+def same_files(case: Case, done: Result) -> bool:
+    """Whether a result is of what the case's files hold now, whatever they are called."""
+    try:
+        return sorted(hashes(case).values()) == sorted(done.sources.values())
+    except SalusError:
+        return False
+
+
+def hashes(case: Case) -> dict[str, str]:
+    """SHA-256 by the names of its files.
+
+    Raises:
+        ImageError: one cannot be opened.
+    """
+    return {image.name: study_sha256([image]) for image in case.images}
+
+
+def cleared(folder: Path) -> Path:
+    """A case's folder without what an earlier judgement left in it, `result.json` gone first; other files stay.
+
+    Raises:
+        StorageError: disk full.
+    """
+    left = own(folder)
+    write_whole(folder / BEGUN, b"")
+    for name in sorted(left, key=lambda name: name != "result.json"):
+        (folder / name).unlink(missing_ok=True)
+    for part in folder.glob(".salus-*.part"):
+        part.unlink()
+    return folder
 
 
 def write_result(folder: Path, result: Result) -> None:
@@ -23,6 +107,7 @@ def write_result(folder: Path, result: Result) -> None:
         StorageError: disk full.
     """
     write_whole(folder / "result.json", result.to_json().encode())
+    (folder / BEGUN).unlink(missing_ok=True)
 
 
 def read_result(folder: Path) -> Result | None:
@@ -61,6 +146,7 @@ def write_table(path: Path, results: Iterable[Result]) -> None:
             "; ".join([*r.reasons, *r.remarks]),
             r.model,
             f"{r.seconds:.3f}",
+            f"{len(r.slice_scores)} of {r.slices}" if r.slices else None,
         )
         writer.writerow(["" if cell is None else cell for cell in cells])
     write_whole(path, text.getvalue().encode())
