@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 from PIL import Image as Picture
@@ -34,6 +36,7 @@ def test_a_clean_set_is_clean(root):
     assert found.duplicates == ()
     assert not names(found) - {"brightness: mean of the stored values", "brightness: mean, scaled"}  # a hole is dark
     assert found.unread == ()
+    assert [what for what, _ in found.unchecked] == ["patients"]  # the ids know none with two pictures
 
 
 def test_a_copy_in_another_split_is_found_whatever_its_brightness(root):
@@ -94,7 +97,39 @@ def test_a_patient_in_two_splits_is_found(root):
 
 def test_what_cannot_be_read_is_told(root):
     (root / "test/good/broken.png").write_text("no picture")
-    assert [name for name, _ in check(root).unread] == ["broken.png"]
+    found = check(root)
+    assert [name for name, _ in found.unread] == ["broken.png"]
+    assert not found.clean
+
+
+ALONE = "no patient has two images by the ids that the data set gives"
+ONE_SPLIT = "all images are in one split"
+ONE_CLASS = "no healthy and abnormal cases to compare"
+CHECKS = ("patients", "duplicates", "giveaways")
+
+
+@pytest.mark.parametrize(
+    ("kept", "unchecked", "code"),
+    [
+        (("train/good",), {"patients": ALONE, "giveaways": ONE_CLASS}, 0),  # divided as training would
+        (("test/hole",), {"patients": ONE_SPLIT, "duplicates": ONE_SPLIT, "giveaways": ONE_CLASS}, 3),
+        ((), dict.fromkeys(CHECKS, "no image could be read"), 3),
+    ],
+)
+def test_which_checks_could_find_nothing_is_told(root, salus, kept, unchecked, code):
+    for folder in ("train/good", "test/good", "test/hole"):
+        for path in (root / folder).iterdir():
+            if not kept:
+                path.write_text("no picture")
+            elif folder not in kept:
+                path.unlink()
+    ended, out, _ = salus("datasets", "check", root, "--json")
+    told = json.loads(out)
+    assert dict(told["unchecked"]) == unchecked
+    assert (ended, told["clean"]) == (code, code == 0)
+    _, out, _ = salus("datasets", "check", root)
+    assert all(f"{what} could not be looked for: {reason}" in out for what, reason in unchecked.items())
+    assert ("nothing found by the other checks" in out) == (code == 0)
 
 
 def test_hashes_by_hand():

@@ -13,6 +13,8 @@ from salus.core import Label, Split
 from salus.core.errors import ImageError, LayoutError
 from salus.core.stack import runs
 from salus.datasets import open_dataset
+from salus.datasets.folder import studies_in
+from salus.datasets.protocol import split
 from salus.io import read_study
 from tests.dicom import dicom, radiograph, saved, series
 
@@ -104,6 +106,50 @@ def test_a_patient_cannot_be_found_by_trying_all_numbers(tmp_path):
     assert case.patient_id not in {hashlib.sha256(str(n).encode()).hexdigest()[:16] for n in range(10_000)}
     saved(tmp_path / "b/c.dcm", radiograph(np.eye(9, dtype=np.uint8), PatientID="4711", StudyInstanceUID="9.9"))
     assert len({case.patient_id for case in cases(tmp_path).values()}) == 1  # of whatever study, in whatever folder
+
+
+@pytest.mark.parametrize("empty", [{"PatientID": ""}, {"PatientID": None}])
+def test_an_emptied_patient_id_is_replaced_by_the_study(tmp_path, empty):
+    for number in range(4):
+        for kind in ("T1", "T2"):
+            study = {"StudyInstanceUID": f"1.{number}", "SeriesInstanceUID": f"1.{number}.{ord(kind[1])}", **empty}
+            series(tmp_path / f"s{number}/{kind}", VOLUME[..., :2], [0, 0, 2.0], **study)
+    saved(tmp_path / "s0/view.dcm", radiograph(np.eye(9, dtype=np.uint8), StudyInstanceUID="1.0", **empty))
+    found = cases(tmp_path)
+    assert len(found) == 9
+    by_study = {(name[:2], case.patient_id) for name, case in found.items()}
+    assert len(by_study) == len({patient for _, patient in by_study}) == 4
+    assert not any("1." in patient for _, patient in by_study)
+    by_folder = studies_in(tmp_path, tmp_path.rglob("*.dcm"))
+    assert {case.patient_id for case in by_folder} == {patient for _, patient in by_study}
+
+
+@pytest.mark.parametrize("places", [("a", "b", "c"), ("train/good/a", "train/good/b", "test/good/c")])
+def test_one_patient_id_for_all_is_told(tmp_path, places):
+    for number, place in enumerate(places):
+        study = {"StudyInstanceUID": f"1.{number}", "SeriesInstanceUID": f"1.{number}.1"}
+        series(tmp_path / place, VOLUME[..., :2], [0, 0, 2.0], PatientID="Anonymized", **study)
+    with pytest.raises(LayoutError, match=r"All files share one patient id \(in DICOM the PatientID\)"):
+        split(open_dataset("folder", tmp_path))
+
+
+@pytest.mark.parametrize("other", [{"PatientName": "Roe^Jo"}, {"PatientBirthDate": "19510101"}])
+@pytest.mark.parametrize("named", ["", "ANON"])
+def test_two_patients_are_never_one_volume(tmp_path, named, other):
+    for index in range(8):
+        file = dicom(VOLUME[..., 0].copy(), ImagePositionPatient=[0, 0, index], PatientID=named)
+        for keyword, value in other.items() if index > 3 else ():
+            setattr(file, keyword, value)
+        saved(tmp_path / f"p1/{index}.dcm", file)
+    found = cases(tmp_path)
+    if not named:
+        assert [len(case.images) for case in found.values()] == [4, 4]
+        return
+    (case,) = found.values()
+    with pytest.raises(ImageError, match=f"its {next(iter(other))} is another") as refused:
+        read_study(case.images)
+    assert "Roe" not in str(refused.value)
+    assert "1951" not in str(refused.value)
 
 
 def test_a_series_beside_its_conversion_and_at_the_root_has_a_name_of_its_own(tmp_path):
@@ -227,6 +273,30 @@ def test_volumes_that_nothing_tells_apart_are_refused(tmp_path, numbering):
         return
     with pytest.raises(ImageError, match="lie at one place: one is a copy, or nothing told several volumes"):
         read_study(found[0].images)
+
+
+@pytest.mark.parametrize("apart", [0.0004, 0.01, 0.3, 1.0])  # mm, of slices 2 mm from one another
+@pytest.mark.parametrize("kind", ["AcquisitionNumber", "EchoTime"])
+def test_acquisitions_at_nearly_the_same_places_are_two_volumes(tmp_path, kind, apart):
+    for place in range(8):
+        for one in range(2):
+            position = [0, 0, 2 * place + apart * one]
+            file = dicom(np.full((9, 9), one, np.int16), ImagePositionPatient=position, **{kind: 1 + one})
+            saved(tmp_path / f"p1/{one}{place}.dcm", file)
+    found = cases(tmp_path).values()
+    assert [np.unique(read_study(case.images).array).tolist() for case in found] == [[0], [1]]
+    assert [(len(case.images), case.remark) for case in found] == [(8, "")] * 2
+
+
+def test_acquisitions_one_behind_the_other_are_no_volumes_of_their_own(tmp_path):
+    """As a scanner writes that counts rotations; the slice that is missing is told."""
+    for place in (0, 1, 2, 3, 4, 5, 7, 8):
+        file = dicom(VOLUME[..., 0].copy(), ImagePositionPatient=[0, 0, place], AcquisitionNumber=1 + place // 3)
+        saved(tmp_path / f"p1/{place}.dcm", file)
+    assert [(len(case.images), case.remark[:11]) for case in cases(tmp_path).values()] == [
+        (6, "part 1 of 2"),
+        (2, "part 2 of 2"),
+    ]
 
 
 def test_what_numbers_every_file_or_halves_a_series_tells_no_volumes_apart(tmp_path):

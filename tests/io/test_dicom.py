@@ -8,6 +8,7 @@ from highdicom.spatial import PixelToReferenceTransformer
 from pydicom import Dataset, Sequence
 from pydicom.pixels import get_decoder
 from pydicom.uid import (
+    JPEG2000,
     MPEG2MPML,
     DeflatedExplicitVRLittleEndian,
     JPEG2000Lossless,
@@ -165,6 +166,43 @@ def test_jpeg_lossless_holds_the_same_values(tmp_path, process, kind):
     np.testing.assert_array_equal(read_image(tmp_path / "small.dcm").array, read_image(plain).array)
 
 
+@pytest.mark.parametrize("syntax", [None, RLELossless, JPEGLSLossless, JPEG2000Lossless, "dcmcjpls", "dcmcjpeg"])
+@pytest.mark.parametrize("signed", [False, True])
+def test_bits_beyond_those_stored_count_for_nothing(tmp_path, syntax, signed):
+    meant = RNG.integers(-2000 * signed, 2000, (64, 64)).astype(np.int16)
+    overlay = 0 if signed else RNG.integers(0, 2, meant.shape).astype(np.uint16) << 15  # signed: without their sign
+    stored = (meant & 0xFFF).astype(np.uint16) | overlay
+    file = dicom(stored.astype(np.uint16), BitsStored=12, HighBit=11, PixelRepresentation=int(signed))
+    path = saved(tmp_path / "a.dcm", file)
+    if isinstance(syntax, str) and syntax.startswith("dcm"):
+        subprocess.run([program(syntax, "dcmtk"), path, path], check=True)
+    elif syntax:
+        file.compress(syntax)
+        saved(path, file)
+    np.testing.assert_array_equal(read_image(path).array, meant)
+
+
+def test_a_rounding_error_of_jpeg_2000_does_not_wrap_round(tmp_path):
+    meant = np.where(RNG.random((64, 64)) < 0.5, 0, 4095).astype(np.uint16)
+    file = dicom(meant)
+    file.compress(JPEG2000, j2k_psnr=[50])
+    file.BitsStored, file.HighBit = 12, 11
+    image = read_image(saved(tmp_path / "a.dcm", file))
+    assert image.array.max() > 4095
+    np.testing.assert_allclose(image.array, meant, atol=1000)
+
+
+@pytest.mark.parametrize("syntax", [None, RLELossless])
+def test_values_in_the_higher_bits_are_refused(tmp_path, syntax):
+    file = dicom(RNG.integers(0, 4096, (8, 8)).astype(np.uint16) << 4, BitsStored=12, HighBit=15)
+    if syntax:
+        file.compress(syntax)
+    with pytest.raises(
+        ImageError, match=r"a\.dcm stores its values beside the lowest bits.*HighBit is not BitsStored - 1"
+    ):
+        read_image(saved(tmp_path / "a.dcm", file))
+
+
 def test_an_enhanced_file_is_a_volume_in_the_order_of_its_positions(tmp_path, volume):
     frames = np.moveaxis(volume, 2, 0)
     upside_down = enhanced(np.ascontiguousarray(frames[::-1]), [38.0, 36.0, 34.0, 32.0, 30.0])
@@ -213,6 +251,8 @@ def unplaced(paths):
         (changed(PixelSpacing=[0.6, 0.75]), "with 00.dcm: its orientation or spacing is another"),
         (changed(PhotometricInterpretation="MONOCHROME1"), "its PhotometricInterpretation is another"),
         (changed(PatientID="other"), "its PatientID is another"),
+        (changed(PatientName="Roe^Jo"), "its PatientName is another"),
+        (changed(PatientBirthDate="19510101"), "its PatientBirthDate is another"),
         (changed(StudyInstanceUID="9.9"), "its StudyInstanceUID is another"),
         (changed(FrameOfReferenceUID="9.9"), "its FrameOfReferenceUID is another"),
         (changed(Modality="PT"), "its Modality is another"),

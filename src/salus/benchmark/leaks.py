@@ -56,17 +56,20 @@ class Leaks:
         duplicates: (case, case, correlation) of near-duplicates in different splits, the surest first.
         giveaways: all that were measured.
         unread: (file, reason).
+        unchecked: (which of patients, duplicates and giveaways, why it could not be told).
     """
 
     patients: tuple[str, ...] = ()
     duplicates: tuple[tuple[str, str, float], ...] = ()
     giveaways: tuple[Giveaway, ...] = ()
     unread: tuple[tuple[str, str], ...] = ()
+    unchecked: tuple[tuple[str, str], ...] = ()
 
     @property
     def clean(self) -> bool:
-        """Nothing to explain."""
-        return not (self.patients or self.duplicates or any(giveaway.telling for giveaway in self.giveaways))
+        """Nothing to explain, every image read, and not one of the three checks without ground."""
+        telling = any(giveaway.telling for giveaway in self.giveaways)
+        return not (self.patients or self.duplicates or telling or self.unread) and len(self.unchecked) < 3
 
 
 def check(
@@ -86,7 +89,8 @@ def check(
     try:
         cases = open_dataset(dataset, data)
     except PatientInTwoSplitsError as error:
-        return Leaks(patients=(f"{error} Pictures were not looked at.",))
+        why = "pictures were not looked at"
+        return Leaks(patients=(str(error),), unchecked=(("duplicates", why), ("giveaways", why)))
     cases = divided(cases)
     seen: list[tuple[Case, Seen]] = []
     unread = []
@@ -96,7 +100,25 @@ def check(
         else:
             unread.append((case.images[0].name, found))
         on_image(done, len(cases))
-    return Leaks(duplicates=duplicates(seen), giveaways=giveaways(seen), unread=tuple(unread))
+    return Leaks(
+        duplicates=duplicates(seen),
+        giveaways=giveaways(seen),
+        unread=tuple(unread),
+        unchecked=tuple(unchecked([case for case, _ in seen])),
+    )
+
+
+def unchecked(cases: Sequence[Case]) -> Iterator[tuple[str, str]]:
+    """(check, reason) of those that could have found nothing among the cases that were read."""
+    one_split = len({case.split for case in cases}) < 2
+    why = "all images are in one split" if cases else "no image could be read"
+    if one_split:
+        yield "patients", why
+        yield "duplicates", why
+    elif len({case.patient_id for case in cases}) == len(cases):
+        yield "patients", "no patient has two images by the ids that the data set gives"
+    if len({case.label for case in tested(cases)}) < 2:
+        yield "giveaways", "no healthy and abnormal cases to compare" if cases else why
 
 
 def divided(cases: Dataset) -> Dataset:
@@ -158,20 +180,26 @@ def properties(case: Case, image: Image) -> dict[str, float]:
 
 def giveaways(seen: Sequence[tuple[Case, Seen]]) -> tuple[Giveaway, ...]:
     """Of labelled test cases, or of all labelled ones where there is no test; the most telling first."""
-    labelled = [(case, one) for case, one in seen if case.label != Label.UNKNOWN]
-    tested = [(case, one) for case, one in labelled if case.split == Split.TEST] or labelled
-    abnormal = np.array([case.label == Label.ABNORMAL for case, _ in tested])
+    of_case = {case.case_id: one.properties for case, one in seen}
+    cases = tested([case for case, _ in seen])
+    abnormal = np.array([case.label == Label.ABNORMAL for case in cases])
     if len(set(abnormal.tolist())) < 2:
         return ()
-    weights = resample([case.patient_id for case, _ in tested], abnormal)
-    names = sorted(set.intersection(*(set(one.properties) for _, one in tested)))
-    columns = {name: np.array([one.properties[name] for _, one in tested]) for name in names}
-    columns["name: its letters"] = letters([case.case_id.rpartition("/")[2] for case, _ in tested], abnormal)
+    weights = resample([case.patient_id for case in cases], abnormal)
+    names = sorted(set.intersection(*(set(of_case[case.case_id]) for case in cases)))
+    columns = {name: np.array([of_case[case.case_id][name] for case in cases]) for name in names}
+    columns["name: its letters"] = letters([case.case_id.rpartition("/")[2] for case in cases], abnormal)
     found = []
     for name, values in columns.items():
         low, high = interval(weighted_auroc(abnormal, values, weights))
         found.append(Giveaway(name=name, auroc=auroc(abnormal, values), ci95=(low, high)))
     return tuple(sorted(found, key=lambda giveaway: -abs(giveaway.auroc - 0.5)))
+
+
+def tested(cases: Sequence[Case]) -> list[Case]:
+    """The labelled cases of the test, or all labelled ones where there is no test."""
+    labelled = [case for case in cases if case.label != Label.UNKNOWN]
+    return [case for case in labelled if case.split == Split.TEST] or labelled
 
 
 def letters(names: Sequence[str], abnormal: NDArray[np.bool_]) -> NDArray[np.float64]:

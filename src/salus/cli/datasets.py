@@ -78,7 +78,7 @@ def told(counts: dict[str, Any]) -> list[str]:
 
 
 def check(path: Path, dataset: str, as_json: bool) -> None:
-    """Leaks and giveaways of a copy; exit code 3 where there are any."""
+    """Leaks and giveaways of a copy; exit code 3 where there are any, or an image or every check was passed over."""
     from dataclasses import asdict
 
     from salus.benchmark.leaks import check as run
@@ -90,12 +90,14 @@ def check(path: Path, dataset: str, as_json: bool) -> None:
     for first, second, alike in found.duplicates:
         lines.append(f"nearly the same picture in two splits (correlation {alike:.4f}): {first} and {second}")
     lines += [f"{name} was not checked: {reason}" for name, reason in found.unread]
+    lines += [f"{what} could not be looked for: {reason}" for what, reason in found.unchecked]
     if found.giveaways:
         lines.append("AUROC of what is no anatomy, abnormal against healthy (below 0.5: abnormal is lower):")
         for giveaway in found.giveaways:
             low, high = giveaway.ci95
             sign = "!" if giveaway.telling else " "
             lines.append(f" {sign} {giveaway.auroc:.3f} ({low:.3f} to {high:.3f})  {giveaway.name}")
-    lines.append("nothing found" if found.clean else "to be explained: what is listed above the table or marked with !")
+    clean = f"nothing found{' by the other checks' * bool(found.unchecked)}"
+    lines.append(clean if found.clean else "to be explained: what is listed above the table or marked with !")
     say({**asdict(found), "clean": found.clean}, as_json, "\n".join(lines))
     raise typer.Exit(0 if found.clean else 3)

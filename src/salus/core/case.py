@@ -7,6 +7,8 @@ from pathlib import Path
 
 from salus.core.errors import LayoutError, PatientInTwoSplitsError
 
+ONE_ID = "All files share one patient id (in DICOM the PatientID): metadata.csv can name the patients (patient_id)."
+
 
 class Label(StrEnum):
     """What is known of a case as a whole. UNKNOWN is never read as NORMAL."""
@@ -128,6 +130,7 @@ class Dataset(Sequence[Case]):
             more = f", and so are {len(torn) - 1} more: {', '.join(list(torn)[1:9])}" * (len(torn) > 1)
             raise PatientInTwoSplitsError(
                 f"{name}: patient '{first}' is in two splits, {where}{more}. Keep all images of a patient in one."
+                + f" {ONE_ID}" * (len(split_of) == 1)
             )
 
     def __len__(self) -> int:

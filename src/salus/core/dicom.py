@@ -4,6 +4,7 @@ import logging
 import re
 import warnings
 import zlib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,16 @@ def pydicom() -> Any:
         # For the whole process: a filter for a while is shared by all threads, and one would end another's.
         warnings.filterwarnings("ignore", module=modules.pattern)
     return package
+
+
+@cache
+def tag_of(keyword: str) -> Any:
+    """The tag of an attribute, looked up once: pydicom takes either, and for thousands of headers that counts.
+
+    Raises:
+        ImportError: pydicom is not installed.
+    """
+    return pydicom().tag.Tag(keyword)
 
 
 def opened(path: Path, most: float, **how: Any) -> Any:

@@ -3,10 +3,12 @@
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from salus.core.dicom import opened
+import numpy as np
+
+from salus.core.dicom import opened, tag_of
 from salus.core.errors import LayoutError
 from salus.core.machine import memory
 from salus.core.stack import SAME_PLACE, alike, normal_of, runs
@@ -16,7 +18,9 @@ TAGS = (
     *("ImagePositionPatient", "ImageOrientationPatient", "FrameOfReferenceUID", "Modality", "Manufacturer"),
 )
 SHARED = ("SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID", "Modality", "Rows", "Columns")
-# What tells volumes at the same places apart, the first that does; after them, instance numbers one after the other.
+WHO = ("PatientName", "PatientBirthDate")  # asked where the PatientID is empty
+# What tells volumes at the same places, or between one another's, apart, the first that does; after them, of those at
+# the same places, instance numbers one after the other.
 APART = ("EchoTime", "EchoNumbers", "TemporalPositionIdentifier", "AcquisitionNumber", "ImageType")
 NO_IMAGES = ("SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "REG", "AU", "DOC", "ECG", "PLAN")
 MORE = "more slices of its series lie in another folder"
@@ -29,7 +33,8 @@ class Stack:
 
     Attributes:
         files: in the order of their positions.
-        patient: a hash that stands for the PatientID, which stays in the files; "" without one.
+        patient: a hash that stands for the PatientID, which stays in the files, or for the study where it is empty; ""
+            without both.
         remark: what is wrong with it, though it can be judged; "" where nothing is.
     """
 
@@ -43,14 +48,17 @@ class Header:
     """What decides where a file belongs; a file that is whole in itself has no series.
 
     Attributes:
+        patient: the PatientID; where it is empty, as it often is once names are removed, the UID of the study.
         series: its folder (a copy elsewhere is another), and what its slices must share: UIDs, patient, size.
         position, orientation: in LPS, mm; empty where a file is whole in itself.
         study: UID.
+        kinds: of APART, as they are stored.
     """
 
     patient: str = ""
     study: str = ""
     series: tuple[str, ...] = ()
+    kinds: tuple[object, ...] = ()
     number: int = 0
     position: tuple[float, ...] = ()
     orientation: tuple[float, ...] = ()
@@ -111,28 +119,29 @@ def _parts(members: list[Path], headers: Mapping[Path, Header]) -> Iterator[tupl
         return
     normal = normal_of(headers[members[0]].orientation)
     height = {path: float(normal @ headers[path].position) for path in members}
-    place = {path: round(mm / SAME_PLACE) for path, mm in height.items()}
-    kinds = {path: _kinds(path) for path in members} if _together(members, place) > 1 else {}
-    for volume in _volumes(members, place, headers, kinds):
+    for volume in _volumes(members, height, headers):
         parts = runs([height[path] for path in volume])
         for number, part in enumerate(parts, start=1):
             remark = f"part {number} of {len(parts)} of a series with gaps or of several spacings"
             yield tuple(volume[index] for index in part), [remark] * (len(parts) > 1)
 
 
-def _volumes(
-    members: list[Path], place: Mapping[Path, int], headers: Mapping[Path, Header], kinds: Mapping[Path, Sequence[str]]
-) -> list[list[Path]]:
-    """Volumes at the same places told apart, a slice of each at a place; where nothing tells them apart, all as one."""
+def _volumes(members: list[Path], height: Mapping[Path, float], headers: Mapping[Path, Header]) -> list[list[Path]]:
+    """Volumes at the same places told apart, a slice of each at a place; where nothing tells them apart, all as one.
+
+    So are volumes whose slices lie between one another's, each on an even grid of its own.
+    """
+    place = {path: round(height[path] / SAME_PLACE) for path in members}
     most = _together(members, place)
-    if most == 1:
-        return [members]
     for kind in range(len(APART)):
         groups = defaultdict(list)
         for path in members:
-            groups[kinds[path][kind]].append(path)
-        if 1 < len(groups) <= most and all(_together(group, place) < most for group in groups.values()):
-            return [volume for group in groups.values() for volume in _volumes(group, place, headers, kinds)]
+            groups[headers[path].kinds[kind]].append(path)
+        fewer = len(groups) <= most and all(_together(group, place) < most for group in groups.values())
+        if len(groups) > 1 and (fewer or _interleaved([[height[path] for path in group] for group in groups.values()])):
+            return [volume for group in groups.values() for volume in _volumes(group, height, headers)]
+    if most == 1:
+        return [members]
     ordered = sorted(members, key=lambda path: headers[path].number)
     count, numbers = len({place[path] for path in members}), {headers[path].number for path in members}
     blocks = [ordered[start : start + count] for start in range(0, len(ordered), count)]
@@ -145,18 +154,25 @@ def _together(members: Iterable[Path], place: Mapping[Path, int]) -> int:
     return max(Counter(place[path] for path in members).values())
 
 
-def _kinds(path: Path) -> list[str]:
-    file = opened(path, memory() / 8, stop_before_pixels=True, specific_tags=list(APART))
-    return [str(file.get(tag)) for tag in APART]
+def _interleaved(volumes: list[list[float]]) -> bool:
+    """Whether heights are those of volumes of some slices, each on one even grid, that reach into one another."""
+    return (
+        min(map(len, volumes)) > 2
+        and max(map(min, volumes)) < min(map(max, volumes))
+        and all(np.diff(sorted(heights)).min() >= SAME_PLACE and len(runs(heights)) == 1 for heights in volumes)
+    )
 
 
 def _header(path: Path) -> Header:
     try:
-        file = opened(path, memory() / 8, stop_before_pixels=True, specific_tags=list(TAGS))
-        header = Header(patient=str(file.get("PatientID") or ""), study=str(file.get("StudyInstanceUID") or ""))
+        file = opened(
+            path, memory() / 8, stop_before_pixels=True, specific_tags=[tag_of(tag) for tag in (*TAGS, *WHO, *APART)]
+        )
+        named, study = str(file.get("PatientID") or ""), str(file.get("StudyInstanceUID") or "")
+        header = Header(patient=named or study, study=study)
         if file.get("Modality") in NO_IMAGES or file.get("Manufacturer") == OURS:
             what = "an object that Salus made" if file.get("Manufacturer") == OURS else f"of kind {file.Modality}"
-            return Header(patient=header.patient, study=header.study, no_image=f"{what}, no image of a patient")
+            return replace(header, no_image=f"{what}, no image of a patient")
     except ImportError:
         raise LayoutError(f"{path} is DICOM, which needs more packages: pip install 'salus[dicom]'.") from None
     except Exception:  # broken in any way at all: a case of its own, whose reading tells the reason
@@ -166,10 +182,11 @@ def _header(path: Path) -> Header:
         normal_of(orientation)
         if int(file.get("NumberOfFrames") or 1) > 1 or not file.get("SeriesInstanceUID"):
             return header
-        return Header(
-            patient=header.patient,
-            study=header.study,
-            series=(str(path.parent), header.patient, *(str(file.get(tag) or "") for tag in SHARED)),
+        shared = SHARED if named else (*SHARED, *WHO)
+        return replace(
+            header,
+            series=(str(path.parent), named, *(str(file.get(tag) or "") for tag in shared)),
+            kinds=tuple(getattr(file.get_item(tag_of(tag)), "value", None) for tag in APART),
             number=int(file.get("InstanceNumber") or 0),
             position=position,
             orientation=orientation,

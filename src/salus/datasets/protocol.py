@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from salus.core import Case, Dataset, Label, Split
+from salus.core.case import ONE_ID
 from salus.core.errors import LayoutError
 
 
@@ -28,10 +29,11 @@ def split(dataset: Dataset, *, validation: float = 0.1, calibration: float = 0.1
     missing = {part: share for part, share in shares.items() if part not in brought}
     patients = _divisible(dataset)
     if len(patients) < 1 + len(missing):
+        alone = len({case.patient_id for case in dataset}) == 1 < len(dataset)
         raise LayoutError(
             f"{dataset.name}: {len(patients)} healthy patient{'s' * (len(patients) != 1)} to divide into "
             f"{', '.join([Split.TRAIN, *missing])}; at least {1 + len(missing)} are needed, and a few hundred to learn "
-            "from. Images of one patient count once (patient_id in metadata.csv)."
+            "from. Images of one patient count once (patient_id in metadata.csv)." + f" {ONE_ID}" * alone
         )
     part_of = dict.fromkeys(patients, Split.TRAIN)
     end = len(patients)

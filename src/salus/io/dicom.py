@@ -3,6 +3,7 @@
 What comes out are the values a scanner means, not the ones it stores, by these rules:
 
     padding      PixelPaddingValue (and its range) becomes the lowest value of all the rest, after the rules below
+    bits         those beyond BitsStored count for nothing; a HighBit that is not the last of BitsStored is refused
     rescale      modality LUT, else slope and intercept, applied (CT comes out in Hounsfield units); one of them without
                  the other is applied, too
     VOI          a LUT is applied where there is one: it is not linear and belongs to the picture; a window is not,
@@ -25,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from salus.core import Image, Origin
-from salus.core.dicom import opened
+from salus.core.dicom import opened, tag_of
 from salus.core.errors import ImageError
 from salus.core.machine import memory
 from salus.core.stack import ROUNDING, SAME_PLACE, alike, normal_of, runs
@@ -36,9 +37,10 @@ NO_IMAGES = ("SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "REG", "AU", "DOC", 
 # The same in all slices of a volume.
 TOGETHER = (
     *("SeriesInstanceUID", "Rows", "Columns", "PhotometricInterpretation"),
-    *("PatientID", "StudyInstanceUID", "FrameOfReferenceUID", "Modality"),
+    *("PatientID", "PatientName", "PatientBirthDate", "StudyInstanceUID", "FrameOfReferenceUID", "Modality"),
 )
 COPIES = 4  # of the float32 array while a file is decoded, at the most
+LOSSY_JPEG_2000 = "1.2.840.10008.1.2.4.91"  # beyond the bits stored lie rounding errors there, which must not wrap
 EXTRA = "pip install 'salus[dicom]'"
 
 
@@ -151,13 +153,30 @@ def _pixels(path: Path, file: Any) -> NDArray[Any]:
     colours = file.get("SamplesPerPixel", 1) == 3
     if not colours and file.get("PhotometricInterpretation") not in ("MONOCHROME1", "MONOCHROME2"):
         raise ImageError(f"{path} holds no grey values: its PhotometricInterpretation is not MONOCHROME1 or 2.")
+    if file.get("HighBit") is not None and int(file.HighBit) != int(file.BitsStored) - 1:
+        raise ImageError(
+            f"{path} stores its values beside the lowest bits, as very old files do (HighBit is not BitsStored - 1). "
+            "Nothing here reads that."
+        )
     try:
         stored: NDArray[Any] = file.pixel_array
     except MemoryError:
         raise
     except Exception as error:  # without its words, which may quote the header
         raise ImageError(f"{path}{_undecoded(file.file_meta.get('TransferSyntaxUID'))}") from error
+    syntax = file.file_meta.TransferSyntaxUID
+    if syntax.is_encapsulated and syntax != LOSSY_JPEG_2000:
+        stored = _of_bits_stored(stored, int(file.BitsStored))
     return luma(stored) if colours else stored
+
+
+def _of_bits_stored(stored: NDArray[Any], bits: int) -> NDArray[Any]:
+    """What a decoder gave, the bits above filled with its sign: JPEG-LS keeps what an encoder found there."""
+    beyond = 8 * stored.dtype.itemsize - bits
+    least, most = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if stored.dtype.kind == "i" else (0, 2**bits - 1)
+    if beyond <= 0 or (least <= stored.min() and stored.max() <= most):
+        return stored
+    return stored << beyond >> beyond
 
 
 def _undecoded(syntax: Any) -> str:
@@ -303,7 +322,7 @@ def _series(paths: Sequence[Path]) -> Image:
 
 def _raw(file: Any, tag: str) -> Any:
     """An attribute as it is stored: pydicom's conversion would take longer than the comparison."""
-    return getattr(file.get_item(tag), "value", None)
+    return getattr(file.get_item(tag_of(tag)), "value", None)
 
 
 def _stacked(paths: Sequence[Path], places: Sequence[Place | None]) -> tuple[list[int], NDArray[np.float64]]:
