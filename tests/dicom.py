@@ -27,7 +27,7 @@ def dicom(pixels: NDArray[Any], **changed: Any) -> Dataset:
     file.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     file.file_meta.MediaStorageSOPClassUID = file.SOPClassUID = CTImageStorage
     file.file_meta.MediaStorageSOPInstanceUID = file.SOPInstanceUID = generate_uid()
-    file.PatientName, file.PatientID, file.PatientBirthDate, file.PatientSex = "Doe^Jane", "4711", "19500101", "F"
+    file.PatientName, file.PatientID, file.PatientBirthDate, file.PatientSex = "Doe^Jane", "MRN4711", "19500101", "F"
     file.StudyInstanceUID, file.SeriesInstanceUID = "1.2.3", "1.2.3.4"
     file.StudyDate, file.StudyTime, file.StudyID, file.AccessionNumber = "20200101", "120000", "1", "1"
     file.FrameOfReferenceUID, file.Modality, file.InstanceNumber, file.SeriesNumber = "1.2.3.5", "CT", 1, 1

@@ -92,7 +92,7 @@ def test_the_objects_refer_to_their_source_and_carry_its_patient(screened):
     source, folder, _ = of(screened, "ill")
     for role in ("map", "regions", "overlay", "report"):
         made = pydicom.dcmread(folder / f"{role}.dcm")
-        assert (made.PatientID, made.StudyInstanceUID) == ("4711", "1.2.3")
+        assert (made.PatientID, made.StudyInstanceUID) == ("MRN4711", "1.2.3")
         assert "Research use only" in made.SeriesDescription
     overlay = pydicom.dcmread(folder / "overlay.dcm")
     assert set(uids(overlay.SourceImageSequence)) == set(source.origin.uids)
@@ -185,10 +185,10 @@ def test_a_whole_series_is_a_whole_study(screened):
 def test_nothing_of_the_patient_is_told_outside_the_dicom_files(screened):
     _, out = screened
     for path in out.rglob("*"):
-        assert "4711" not in str(path.relative_to(out))
+        assert "MRN4711" not in str(path.relative_to(out))
         if path.is_file() and path.suffix in (".json", ".csv"):
             text = path.read_text()
-            assert not any(word in text for word in ("Doe", "4711", "19500101"))
+            assert not any(word in text for word in ("Doe", "MRN4711", "19500101"))
 
 
 @pytest.fixture(scope="module")

@@ -121,12 +121,13 @@ class PreparedCache:
             with (building / "index.json").open("wb") as file:
                 file.write(json.dumps(index).encode())
                 _to_disk(file)
-            shutil.rmtree(entry, ignore_errors=True)  # only ever a damaged one
             try:
                 os.rename(building, entry)
             except OSError:
-                if not entry.is_dir():  # another process was faster otherwise, with the same rows
-                    raise
+                # Another process may have been faster, with the same rows; only a damaged entry makes room.
+                if _open(entry, cases, preparation.size) is None:
+                    shutil.rmtree(entry, ignore_errors=True)
+                    os.rename(building, entry)
         finally:
             shutil.rmtree(building, ignore_errors=True)
 
