@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from salus.detectors.base import Channels, Entries, Restorer, Update, Weight
-from salus.detectors.variational import draw, kl, squared
+from salus.detectors.variational import bound, draw, kl, squared
 from salus.nets.introspective import Decoder, Encoder
 from salus.scores.base import Score
 
@@ -89,11 +89,9 @@ class Introspective(Restorer):
         return torch.stack(pictures).mean(0).clamp(0, 1)
 
     def terms(self, x: Tensor) -> dict[str, Tensor]:
-        mean, log_var, _ = self.encoder(x)
-        return {
-            "rec": self.config.beta_rec * squared(x, self.decoder(mean)),
-            "kl": self.config.beta_kl * kl(mean, log_var),
-        }
+        code = self.encoder(x)
+        c, error = self.config, squared(x, self.decoder(code[0]))
+        return bound(error, divergence(code), c.beta_rec, c.beta_kl)
 
     def training_step(self, x: Tensor, update: Update, progress: float) -> dict[str, Tensor]:
         c = self.config
@@ -146,9 +144,9 @@ class Introspective(Restorer):
         return {"loss_encoder": loss.detach(), "mse": mse, "kl_real": kl_real.detach().mean()}
 
     def bound(self, error: Tensor, kl_real: Tensor) -> Tensor:
-        """Scalar: what a plain VAE minimises, -ELBO(x), from squared errors and divergences, (B,) each."""
-        c = self.config
-        return (c.beta_rec * error + c.beta_kl * kl_real).mean() / c.size**2
+        """Scalar: what a plain VAE minimises a pixel, from squared errors and divergences, (B,) each."""
+        terms = bound(error, kl_real, self.config.beta_rec, self.config.beta_kl)
+        return (terms["rec"] + terms["kl"]).mean() / self.config.size**2
 
     def argument(self, progress: float) -> float:
         """Weight of everything introspective at this point of the training, in [0, 1]."""

@@ -28,7 +28,7 @@ from salus.detectors.base import (
     inner,
     outer,
 )
-from salus.detectors.variational import draw, kl, squared
+from salus.detectors.variational import bound, draw, kl, squared
 from salus.nets.introspective import full
 from salus.scores.base import Score
 
@@ -158,7 +158,7 @@ class VAE(Restorer):
     def terms(self, x: Tensor) -> dict[str, Tensor]:
         mean, log_var = self.encode(x)
         c = self.config
-        return {"rec": c.beta_rec * self.error(x, mean), "kl": c.beta_kl * self.divergence(mean, log_var)}
+        return bound(self.error(x, mean), self.divergence(mean, log_var), c.beta_rec, c.beta_kl)
 
     def losses(self, x: Tensor) -> dict[str, tuple[float, Tensor]]:
         """What is minimised, by name: its weight, and its mean over the images."""
