@@ -34,7 +34,7 @@ def keep_freed_memory() -> None:
     """Let blocks of up to 32 MiB that this process frees stay with it, where the C library is glibc.
 
     glibc hands them back to the system, as every tensor of a batch is freed, and gets them again page by page for the
-    next: a tenth of a training step, a third of screening an image (`docs/benchmarks.md`). See mallopt(3).
+    next. See mallopt(3), and `docs/benchmarks.md` for what it saves.
     """
     with suppress(AttributeError, OSError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
