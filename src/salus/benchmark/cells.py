@@ -39,17 +39,24 @@ class Work:
 
     suite: Suite
     cell: Cell
-    data: Path | None
+    data: Path
     out: Path
     threads: int
 
+    @property
+    def source(self) -> tuple[Path, str]:
+        """Folder and reader of the cell's data set."""
+        entry = self.suite.datasets[self.cell.data]
+        return (
+            (self.data / entry.path, entry.reader)
+            if entry.phantom is None
+            else (drawn(self.out, self.cell.data), "phantom")
+        )
 
-def data_of(suite: Suite, name: str, data: Path | None, out: Path) -> tuple[Path, str]:
-    """Folder and reader of a data set of the suite."""
-    entry = suite.datasets[name]
-    if entry.phantom is not None:
-        return out / "data" / name, "phantom"
-    return (data or Path()) / entry.path, entry.reader
+
+def drawn(out: Path, name: str) -> Path:
+    """Where a phantom of the suite lies."""
+    return out / "data" / name
 
 
 def draw(suite: Suite, out: Path) -> None:
@@ -60,8 +67,7 @@ def draw(suite: Suite, out: Path) -> None:
     """
     for name, entry in suite.datasets.items():
         if entry.phantom is not None:
-            (out / "data").mkdir(parents=True, exist_ok=True)
-            write_phantom(out / "data" / name, **entry.phantom)  # type: ignore[arg-type]
+            write_phantom(drawn(out, name), **entry.phantom)  # type: ignore[arg-type]
 
 
 def run(work: Work) -> None:
@@ -86,7 +92,7 @@ def run(work: Work) -> None:
 def trained(work: Work, place: Path) -> dict[str, float]:
     """Train the cell's model, and say what it costs: seconds of training, milliseconds an image."""
     method, name = work.suite.methods[work.cell.method], work.cell.method
-    data, reader = data_of(work.suite, work.cell.data, work.data, work.out)
+    data, reader = work.source
     prepare = {f"prepare.{key}": value for key, value in work.suite.datasets[work.cell.data].prepare.items()}
     settings = {**prepare, **method.set}
     done = train(
@@ -98,7 +104,7 @@ def trained(work: Work, place: Path) -> dict[str, float]:
 
 def judged(work: Work, place: Path, score: str) -> None:
     """Screen the test cases with one score and evaluate."""
-    data, reader = data_of(work.suite, work.cell.data, work.data, work.out)
+    data, reader = work.source
     model, own = place / "model", place / score
     if settings := work.suite.scores_of(work.cell.method)[score]:
         model = rescored(model, settings, data, own / "model", dataset=reader)
@@ -121,4 +127,4 @@ def milliseconds(model: Model) -> float:
 def reason_of(error: Exception, work: Work) -> str:
     """Why a cell failed, in words for people; no path of this machine."""
     said = str(error) if isinstance(error, SalusError) else f"unexpected {type(error).__name__}: {error}"
-    return bare(said, work.out, *([work.data] if work.data else []))
+    return bare(said, work.out, work.data)

@@ -21,7 +21,7 @@ from salus.benchmark.cells import ENDED
 from salus.benchmark.floors import FLOORS, SAME_MAP
 from salus.benchmark.measures import DIGITS, REPLICATES
 from salus.benchmark.published import Number, published
-from salus.benchmark.suite import Cell, Suite
+from salus.benchmark.suite import Suite
 from salus.core import Label
 from salus.core.errors import LayoutError
 from salus.io.files import write_whole
@@ -104,7 +104,10 @@ def rows_of(suite: Suite, out: Path) -> Iterator[Row]:
                     yield Row(data=data, method=cell.method, score=score, seed=cell.seed, reason=reason)
                     continue
                 metrics = json.loads((report / "metrics.json").read_bytes())
-                yield judged_row(cell, score, metrics, {key: ended[key] for key in COSTS}, report / "cases.csv")
+                yield Row(
+                    data=data, method=cell.method, score=score, seed=cell.seed, map=metrics["method"],
+                    entries=entries_of(metrics), costs={key: ended[key] for key in COSTS}, cases=report / "cases.csv",
+                )  # fmt: skip
                 for floor, seen in metrics["floors"].items():
                     called = floor_name(floor, metrics["method"])
                     if seen is not None and called not in floors:
@@ -117,14 +120,6 @@ def rows_of(suite: Suite, out: Path) -> Iterator[Row]:
 def floor_name(floor: str, method: str) -> str:
     """How the table of a data set calls a floor; PCA with the map of a method by that map."""
     return f"PCA + {method.partition(' + ')[2]}" if floor == SAME_MAP else FLOORS[floor]
-
-
-def judged_row(cell: Cell, score: str, metrics: Mapping[str, Any], costs: Mapping[str, float], cases: Path) -> Row:
-    """A cell's row with one score, from the content of its metrics.json."""
-    return Row(
-        data=cell.data, method=cell.method, score=score, seed=cell.seed, map=metrics["method"],
-        entries=entries_of(metrics), costs=costs, cases=cases,
-    )  # fmt: skip
 
 
 def entries_of(metrics: Mapping[str, Any]) -> dict[str, Entry]:
