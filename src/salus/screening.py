@@ -31,6 +31,7 @@ from salus.io.files import write_whole
 from salus.io.results import (
     cleared,
     hashes,
+    is_run,
     nothing_lost,
     read_result,
     read_results,
@@ -118,7 +119,7 @@ class Screener:
         except SalusError as error:
             return Ready(case=case, sources=sources, reason=case.without_folders(str(error)))
         except Exception as error:  # one study must never stop the others; the row says what happened
-            return Ready(case=case, sources=sources, reason=f"unexpected {type(error).__name__}: {error}")
+            return Ready(case=case, sources=sources, reason=unexpected(case, error))
         seconds = time.perf_counter() - started
         return Ready(case=case, sources=sources, source=source, prepared=prepared, seconds=seconds)
 
@@ -145,7 +146,7 @@ class Screener:
             except StorageError:
                 raise
             except Exception as error:  # likewise
-                item.reason = f"unexpected {type(error).__name__}: {error}"
+                item.reason = unexpected(item.case, error)
                 yield self.refuse(item, out)
 
     def finish(
@@ -322,7 +323,7 @@ def studies(inputs: Sequence[Path], dataset: str, there: Path) -> Dataset:
     for path in inputs:
         if path.is_dir():
             found = open_dataset(dataset, path)
-            results = {run.parent for run in path.rglob("run.json")}
+            results = {run.parent for run in path.rglob("run.json") if is_run(run)}
             chosen = found.only(split=Split.TEST) or found
             cases += [(case, path) for case in chosen if results.isdisjoint(case.images[0].path.parents)]
             left_out += found.left_out if dataset == "folder" else ()
@@ -373,6 +374,11 @@ def apart(cases: Sequence[tuple[Case, Path]]) -> list[Case]:
             for name, path in zip(names, paths, strict=True)
         ]
     return [replace(case, case_id=name) for (case, _), name in zip(cases, names, strict=True)]
+
+
+def unexpected(case: Case, error: Exception) -> str:
+    """An error that nobody foresaw, in a row's words."""
+    return case.without_folders(f"unexpected {type(error).__name__}: {error}")
 
 
 def slices_of(prepared: Image) -> NDArray[np.float32]:

@@ -52,9 +52,13 @@ def screened(model, tmp_path_factory):
     from salus.screening import screen
 
     root = tmp_path_factory.mktemp("studies")
-    for name, picture, step in (("well", discs(1, seed=7), [0, 0, 2.5]), ("ill", discs(1, hole=True), [0.3, 0, 2.5])):
+    for name, picture, step, uid in (
+        ("well", discs(1, seed=7), [0, 0, 2.5], "1.2.3.41"),
+        ("ill", discs(1, hole=True), [0.3, 0, 2.5], "1.2.3.42"),
+    ):
         volume = np.repeat(np.round(900 * picture[0, 0]).astype(np.int16)[..., None], SLICES, axis=2)
-        series(root / name, volume, step, RescaleIntercept=-100, RescaleSlope=1, PixelSpacing=[1.0, 1.0])
+        changed = {"RescaleIntercept": -100, "RescaleSlope": 1, "PixelSpacing": [1.0, 1.0], "SeriesInstanceUID": uid}
+        series(root / name, volume, step, **changed)
     pixels = np.round(900 * discs(1, seed=8)[0, 0]).astype(np.uint16)
     saved(root / "slice.dcm", dicom(pixels, SOPClassUID=pydicom.uid.MRImageStorage, Modality="MR"))
     out = tmp_path_factory.mktemp("results")
@@ -180,6 +184,21 @@ def test_a_whole_series_is_a_whole_study(screened):
     assert (len(result.slice_scores), result.slices) == (SLICES, SLICES)
     (group,) = hd.sr.srread(folder / "report.dcm").content.get_image_measurement_groups()
     assert group.tracking_identifier == "study as a whole"
+
+
+def test_a_part_of_a_series_is_no_whole_study(model, tmp_path, salus):
+    volume = np.repeat(np.round(900 * discs(1)[0, 0]).astype(np.int16)[..., None], 2 * SLICES + 1, axis=2)
+    series(tmp_path / "s/p", volume, [0, 0, 2.5], PixelSpacing=[1.0, 1.0])
+    paths = sorted((tmp_path / "s/p").iterdir(), key=lambda path: pydicom.dcmread(path).InstanceNumber)
+    paths[2].unlink()
+    code, out, err = salus("screen", tmp_path / "s", "--model", model, "--out", tmp_path / "r", "--dicom")
+    assert code == 3, out + err
+    reports = sorted((tmp_path / "r").rglob("report.dcm"))
+    assert len(reports) == 2
+    for path in reports:
+        (group,) = hd.sr.srread(path).content.get_image_measurement_groups()
+        assert group.tracking_identifier == "part of a study"
+        assert "of 2 of a series with gaps or of several spacings" in str(pydicom.dcmread(path).to_json())
 
 
 def test_nothing_of_the_patient_is_told_outside_the_dicom_files(screened):
@@ -396,12 +415,27 @@ def test_a_dicomdir_tells_what_is_missing(model, tmp_path, salus):
     volume = np.repeat(np.round(900 * discs(1)[0, 0]).astype(np.int16)[..., None], SLICES, axis=2)
     paths = series(tmp_path / "disc/a", volume, [0, 0, 2.5])
     dicomdir(tmp_path / "disc/dicomdir", [["A", path.name.upper()] for path in paths] + [["A", "GONE"]])
-    command = ("screen", tmp_path / "disc/dicomdir", "--model", model, "--out", tmp_path / "r")
+    command = ("screen", tmp_path / "disc/dicomdir", "--model", model, "--out", tmp_path / "r", "--dicom")
     code, out, _ = salus(*command)
+    report = tmp_path / "r/a/report.dcm"
+    before = pydicom.dcmread(report).SOPInstanceUID
     assert code == 3
     assert "a: dicomdir lists 1 files that are not there, such as A/GONE" in out
     dicomdir(tmp_path / "disc/dicomdir", [["A", path.name.upper()] for path in paths])
     assert salus(*command)[0] == 0  # nothing is missing any more, and nothing says so
+    (group,) = hd.sr.srread(report).content.get_image_measurement_groups()
+    assert group.tracking_identifier == "study as a whole"
+    assert pydicom.dcmread(report).SOPInstanceUID != before  # a PACS would keep the older of one UID
+
+
+def test_a_dicomdir_means_the_file_of_that_case_where_two_names_differ_in_nothing_else(tmp_path):
+    for name in ("A/IM1", "a/im1", "A/im1"):
+        path = saved(tmp_path / name, dicom(np.eye(8, dtype=np.uint8)))
+    if len(list(tmp_path.rglob("*1"))) < 3:
+        pytest.skip("this disk does not tell A from a")
+    dicomdir(tmp_path / "DICOMDIR", [["A", "IM1"]])
+    (case,) = studies([tmp_path / "DICOMDIR"], "folder", path)
+    assert case.images[0].path == tmp_path / "A/IM1"
 
 
 def test_studies_of_one_name_are_told_apart_by_the_folder_above(model, tmp_path, salus):

@@ -49,6 +49,17 @@ def test_a_link_is_refused(make, tmp_path):
         unpack(path, tmp_path / "there")
 
 
+@pytest.mark.parametrize("again", ["p1/a.dcm", "p1\\a.dcm", "p1/./a.dcm"])
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_name_that_is_there_twice_is_refused(make, tmp_path, again):
+    path = make(**{"p1/a.dcm": b"one"})
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr(again, b"two")
+    with pytest.raises(LayoutError, match=r"'p1/a\.dcm' twice: one would replace the other\. Nothing was unpacked"):
+        unpack(path, tmp_path / "there")
+    assert not (tmp_path / "there").exists()
+
+
 def test_a_bomb_is_refused_from_its_table_of_contents(make, tmp_path, monkeypatch):
     monkeypatch.setattr(archive, "FEW", 10_000)
     with pytest.raises(LayoutError, match=r"claims 1 files of 1,000,000 bytes: more than images shrink"):

@@ -1,6 +1,7 @@
 """What the objects derived from a study carry of its headers, and what is said where they cannot be made."""
 
 import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -135,6 +136,23 @@ def test_what_cannot_be_used_is_named_without_its_value(keyword, value, lost, de
     assert len(objects) == 4 - lost
     assert remark.count(f"({keyword} cannot be used)") == lost
     assert "Secret" not in remark
+
+
+def test_a_damaged_sequence_is_a_reason_and_no_unexpected_error(derive, tmp_path):
+    path = saved(tmp_path / "s/a.dcm", dicom(PIXELS, StudyDescription="Secret"))
+    whole, content = b"\x08\x00\x30\x10LO\x06\x00Secret", path.read_bytes()
+    assert whole in content
+    cut = b"\x08\x00\x32\x10SQ\x00\x00\x06\x00\x00\x00Secret"  # a ProcedureCodeSequence of less than an item
+    path.write_bytes(content.replace(whole, cut))
+    with pytest.raises(ImageError, match=r"a\.dcm: no DICOM can be derived: an attribute makes no sense, OSError\.$"):
+        derive(path)
+
+
+def test_without_highdicom_that_is_what_is_missing(derive, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+    objects, remark = derive(saved(tmp_path / "s/a.dcm", dicom(PIXELS)))
+    assert objects == {}
+    assert remark.count("(highdicom is not installed)") == 4
 
 
 def test_all_objects_tell_one_patient_and_study(derive, tmp_path):

@@ -72,6 +72,23 @@ def test_a_slice_is_a_picture_in_its_place(tmp_path):
     assert len(image.origin.sha256) == 64
 
 
+@pytest.mark.parametrize("frames", [0, 1])
+@pytest.mark.parametrize(("spacing", "found"), [(-2.5, 2.5), (float("nan"), None), (float("inf"), None)])
+def test_a_slice_that_is_alone_is_as_thick_as_its_spacing_whatever_the_sign(tmp_path, frames, spacing, found):
+    file = dicom(np.eye(8, dtype=np.uint8), SpacingBetweenSlices=spacing)
+    if frames:
+        file = enhanced(np.eye(8, dtype=np.uint8)[None], [30.0])
+        file.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SpacingBetweenSlices = spacing
+    path = saved(tmp_path / "a.dcm", file)
+    if found is None:
+        with pytest.raises(
+            ImageError, match=r"a\.dcm cannot be read as DICOM: an attribute that is needed makes no sense"
+        ):
+            read_image(path)
+    else:
+        np.testing.assert_allclose(read_image(path).affine[:3, 2], [0, 0, found])
+
+
 def test_rescale_signed_values_and_padding(tmp_path):
     pixels = np.array([[-2000, 0], [100, 1000]], dtype=np.int16)
     file = dicom(pixels, RescaleSlope=2, RescaleIntercept=-1024, PixelPaddingValue=-2000)
@@ -303,6 +320,10 @@ def test_files_that_are_no_picture_say_so(tmp_path):
             "claims 3,600,000,000 voxels; reading them takes 54,932 MiB",
         ),
         "short.dcm": (dicom(pixels, Rows=9), "pixels cannot be decoded"),
+        "fmri.dcm": (
+            dicom(pixels, ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"]),
+            "is a mosaic, many slices in one",
+        ),
     }
     for name, (file, reason) in cases.items():
         saved(tmp_path / name, file)

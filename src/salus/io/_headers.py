@@ -99,6 +99,8 @@ def lacking(error: Exception, headers: Sequence[Any]) -> str:
     """What is wrong, by its keyword where that can be known; never what an attribute holds: that could be a name."""
     from pydicom.datadict import keyword_for_tag, tag_for_keyword
 
+    if isinstance(error, ImportError):
+        return f"{error.name} is not installed"
     name = getattr(error, "name", None)
     if name and tag_for_keyword(name):
         return f"there is no {name}"

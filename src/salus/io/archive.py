@@ -16,8 +16,8 @@ ENTRIES = 2**20
 def unpack(archive: Path, into: Path) -> Path:
     """All files of a zip archive in the folder `into`, which is made; returns it.
 
-    Nothing is written where one entry lies outside of the archive, is a link, or where all of them together are more
-    than 200 times the archive's size.
+    Nothing is written where one entry lies outside of the archive, is a link or has the name of another, or where all
+    of them together are more than 200 times the archive's size.
 
     Raises:
         LayoutError: no zip archive, a damaged or an encrypted one, or one that should not be unpacked.
@@ -31,7 +31,7 @@ def unpack(archive: Path, into: Path) -> Path:
             for entry in entries:
                 target = into / PurePosixPath(entry.filename)
                 target.parent.mkdir(parents=True, exist_ok=True)
-                with file.open(entry) as packed, target.open("wb") as written:
+                with file.open(entry) as packed, target.open("xb") as written:
                     shutil.copyfileobj(packed, written)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise LayoutError(
@@ -44,6 +44,7 @@ def unpack(archive: Path, into: Path) -> Path:
 
 def check(archive: Path, entries: list[zipfile.ZipInfo], into: Path) -> None:
     """Whether an archive may be unpacked, from its table of contents."""
+    names = set()
     for entry in entries:
         entry.filename = entry.filename.replace("\\", "/")  # as some programs write it
         name = PurePosixPath(entry.filename)
@@ -51,6 +52,9 @@ def check(archive: Path, entries: list[zipfile.ZipInfo], into: Path) -> None:
             raise LayoutError(f"{archive} holds '{entry.filename}', which lies outside of it. Nothing was unpacked.")
         if stat.S_ISLNK(entry.external_attr >> 16):
             raise LayoutError(f"{archive} holds '{entry.filename}', a link. Nothing was unpacked.")
+        if name in names:
+            raise LayoutError(f"{archive} holds '{name}' twice: one would replace the other. Nothing was unpacked.")
+        names.add(name)
     total, size = sum(entry.file_size for entry in entries), archive.stat().st_size
     if len(entries) > ENTRIES or (total > FEW and total > RATIO * size):
         raise LayoutError(

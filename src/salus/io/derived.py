@@ -33,14 +33,6 @@ UNPAIRED = (  # parts of the body that have no side
     *("SPINE", "TSPINE", "WHOLEBODY"),
 )
 NONE_DERIVED = "no DICOM can be derived"
-UNFIT = (
-    AttributeError,
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    NotImplementedError,
-)  # what libraries say of attributes they cannot use
 NOTICE = "Research use only, not for diagnosis"
 SCHEME = "99SALUS"  # codes of our own: the standard has none for these
 SERIES = {"map": 9101, "regions": 9102, "report": 9103, "overlay": 9104}  # numbers, far from a scanner's
@@ -104,7 +96,7 @@ def write_derived(
     try:
         headers += [blanked(pydicom().dcmread(path, stop_before_pixels=True)) for path in source.origin.files]
         derived = gathered(headers, folder, source, anomaly, shown, threshold, result, method)
-    except UNFIT as error:
+    except Exception as error:  # libraries fail in any way at all on attributes that they cannot use
         raise ImageError(f"{source.origin.files[0].name}: {NONE_DERIVED}: {lacking(error, headers)}.") from error
     contents, failed = made_of(derived)
     files = {}
@@ -132,7 +124,7 @@ def made_of(derived: Derived) -> tuple[dict[str, bytes], list[str]]:
                 made.SpecificCharacterSet = derived.alphabet
             made.save_as(buffer, enforce_file_format=True)
             objects[role], contents[role] = made, buffer.getvalue()
-        except UNFIT as error:
+        except Exception as error:  # likewise
             failed.append(f"{role} ({lacking(error, derived.sources)})")
     return contents, failed
 
@@ -207,10 +199,11 @@ def identity(derived: Derived, role: str) -> dict[str, Any]:
 
 
 def uid(derived: Derived, *words: str) -> str:
-    """The same for the same model, source files and words."""
+    """The same for the same model, source files, remark and words."""
     from pydicom.uid import generate_uid
 
-    return str(generate_uid(entropy_srcs=[derived.result.model, *sorted(derived.result.sources.values()), *words]))
+    result = derived.result
+    return str(generate_uid(entropy_srcs=[result.model, *sorted(result.sources.values()), result.remark, *words]))
 
 
 def maker(derived: Derived) -> dict[str, Any]:
@@ -323,7 +316,12 @@ def report(derived: Derived, regions: Any | None) -> Any:
         version=result.model[:64],
         family=codes.DCM.ArtificialIntelligence,
         manufacturer="Salus",
-        parameters=[NOTICE, f"threshold of the score: {result.threshold}", seen],
+        parameters=[
+            NOTICE,
+            f"threshold of the score: {result.threshold}",
+            seen,
+            *([result.remark] * (result.remark != "")),
+        ],
     )
     verdict = sr.QualitativeEvaluation(
         name=coded("verdict", "Verdict"), value=coded(result.verdict.lower(), WORDS[result.verdict])
@@ -358,7 +356,9 @@ def report(derived: Derived, regions: Any | None) -> Any:
 def scope(result: Result) -> str:
     """Of what the numbers are."""
     judged = len(result.slice_scores)
-    return f"{judged} of {result.slices} slices judged" if judged < result.slices else "study as a whole"
+    if judged < result.slices:
+        return f"{judged} of {result.slices} slices judged"
+    return "part of a study" if result.remark else "study as a whole"
 
 
 def measured(derived: Derived) -> list[Any]:

@@ -98,14 +98,13 @@ def listed_in(dicomdir: Path) -> tuple[list[Path], list[str]]:
     Raises:
         ImageError: it cannot be read, or lists nothing.
     """
-    there = {
-        path.relative_to(dicomdir.parent).as_posix().casefold(): path for path in sorted(dicomdir.parent.rglob("*"))
-    }
+    paths = {path.relative_to(dicomdir.parent).as_posix(): path for path in sorted(dicomdir.parent.rglob("*"))}
+    there = {name.casefold(): path for name, path in paths.items()} | paths
     found, missing = [], []
     for record in _opened(dicomdir, pixels=False).get("DirectoryRecordSequence") or []:
         if parts := record.get("ReferencedFileID"):
             name = parts if isinstance(parts, str) else "/".join(str(part) for part in parts)
-            if (path := there.get(name.casefold())) is not None:
+            if (path := there.get(name) or there.get(name.casefold())) is not None:
                 found.append(path)
             else:
                 missing.append(name)
@@ -132,6 +131,11 @@ def _opened(path: Path, *, pixels: bool = True, among: int = 1) -> Any:
         raise ImageError(f"{path} cannot be read as DICOM ({told}). It may be truncated or another format.") from error
     if file.get("Modality") in NO_IMAGES:
         raise ImageError(f"{path} is of kind {file.Modality}, which holds no image of a patient.")
+    if pixels and "MOSAIC" in (file.get("ImageType") or ()):
+        raise ImageError(
+            f"{path} is a mosaic, many slices in one picture, whose place holds for none of them. Have it written as "
+            "enhanced MR or as slices."
+        )
     if pixels and not any(name in file for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         raise ImageError(f"{path} is DICOM without pixels.")
     return file
@@ -277,7 +281,11 @@ def _normal(place: Place) -> NDArray[np.float64]:
 
 
 def _thickness(file: Any) -> float:
-    return float(file.get("SpacingBetweenSlices") or file.get("SliceThickness") or 1.0)
+    """Of a slice that is alone, mm; nuclear medicine gives the spacing a sign."""
+    thickness = abs(float(file.get("SpacingBetweenSlices") or file.get("SliceThickness") or 1.0))
+    if not np.isfinite(thickness):
+        raise ValueError("not finite")
+    return thickness
 
 
 def _affine(place: Place, step: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from salus.io.files import write_whole
 from salus.io.studies import study_sha256
 
 COLUMNS = ("case_id", "verdict", "score", "p_value", "threshold", "reasons", "model", "seconds", "slices")
+ABOUT = {"format", "model", "preparation", "studies"}  # in each run.json
 BEGUN = ".salus-begun"  # in a case's folder from when it is cleared until its result.json is written
 WRITTEN = {  # all that a case's folder may get
     *("map.nii.gz", "map.tif", "restored.nii.gz", "restored.tif", "overlay.png", "result.json"),
@@ -22,12 +24,21 @@ WRITTEN = {  # all that a case's folder may get
 }
 
 
+def is_run(path: Path) -> bool:
+    """Whether a `run.json` is there and a screening wrote it: other programs have files of that name, too."""
+    try:
+        run = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(run, dict) and run.keys() >= ABOUT
+
+
 def own(folder: Path) -> set[str]:
     """Names that files of a screening have in a case's folder: what its result lists; any, where one was killed."""
     if (folder / BEGUN).exists():
         return WRITTEN
     done = read_result(folder)
-    return {"result.json", *done.files.values()} if done else set()
+    return WRITTEN & {"result.json", *done.files.values()} if done else set()  # whatever path a result may list
 
 
 def strange(folder: Path) -> list[str]:
@@ -50,8 +61,10 @@ def nothing_lost(cases: Dataset, out: Path, there: Path) -> None:
         above = (folder / "image").resolve().parents
         if place in above and unpacked not in above:
             raise LayoutError(f"{out} holds images to be screened, in {folder}. Results need a folder of their own.")
-    if (out / "cases.csv").exists() and not (out / "run.json").exists():
-        raise LayoutError(f"{out} holds a cases.csv, which no screening wrote. Choose another --out.")
+    if not is_run(out / "run.json"):
+        for name in ("run.json", "cases.csv"):
+            if (out / name).exists():
+                raise LayoutError(f"{out} holds a {name}, which no screening wrote. Choose another --out.")
     others = []
     for case in cases:
         folder = out / case.case_id
