@@ -19,7 +19,7 @@ lint: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,dicom,ray]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,dicom,ray,tracking]'
 	touch $@
 
 clean:

@@ -4,6 +4,7 @@
     MODEL/weights.safetensors   the detector's tensors; frozen trunks are not among them
     MODEL/train.csv, loss.png   how it was trained
     MODEL/progress/             only while training
+    MODEL/tracked.json          which run of MLflow it is, if it was tracked there
 
 A name in `model.json` is looked up in the registry; no import path is ever read from a file.
 """
@@ -38,6 +39,7 @@ from salus.preprocess.preparation import Preparation
 
 FORMAT = 1
 WEIGHTS = "weights.safetensors"
+FALSE_ALARMS = 0.05  # share of healthy cases that may be flagged, unless said otherwise
 PREPARATION = TypeAdapter(Preparation)
 Precision = Literal["fp32", "bf16"]
 # Pixels that go through a network together: more leave a processor's cache, fewer leave a GPU idle.
@@ -74,18 +76,23 @@ class Calibration:
     @property
     def shortfall(self) -> str:
         """Why there is no threshold; empty where there is one."""
-        if self.threshold is not None:
-            return ""
-        needed = int(np.ceil(1 / self.false_alarms - 1 - 1e-9))
-        return (
-            f"{len(self.scores)} healthy calibration patients cannot tell {100 * self.false_alarms:.3g} % of false "
-            f"alarms; {needed} are needed: run `salus calibrate` with more"
-        )
+        return shortfall(len(self.scores), self.false_alarms)
 
     def p_value(self, score: float) -> float:
         """(1 + healthy scores at least as high) / (1 + healthy scores): valid if the case is healthy."""
         as_high = len(self.scores) - int(np.searchsorted(self.scores, score, side="left"))
         return (1 + as_high) / (1 + len(self.scores))
+
+
+def shortfall(patients: int, false_alarms: float = FALSE_ALARMS) -> str:
+    """Why so many healthy calibration patients give no threshold; empty where they do."""
+    needed = int(np.ceil(1 / false_alarms - 1 - 1e-9))
+    if patients >= needed:
+        return ""
+    return (
+        f"{patients} healthy calibration patients cannot tell {100 * false_alarms:.3g} % of false alarms; {needed} are "
+        "needed: run `salus calibrate` with more"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,14 +256,15 @@ def calibrate(
     if again := [case.case_id for case in cases if study_sha256(case.images)[:16] in known]:
         raise LayoutError(f"The model learned from {len(again)} of {len(cases)} images in {data}, such as {again[0]}.")
     if false_alarms is None:
-        false_alarms = model.calibration.false_alarms if model.calibration else 0.05
+        false_alarms = model.calibration.false_alarms if model.calibration else FALSE_ALARMS
     calibration, failures = calibration_of(model, cases, false_alarms)
-    replace(model, calibration=calibration).save(folder)
+    card = {**model.card, "calibrated_on": sorted(study_sha256(case.images)[:16] for case in cases)}
+    replace(model, calibration=calibration, card=card).save(folder)
     return calibration, failures
 
 
 def calibration_of(
-    model: Model, cases: Dataset, false_alarms: float = 0.05
+    model: Model, cases: Dataset, false_alarms: float = FALSE_ALARMS
 ) -> tuple[Calibration, tuple[tuple[str, str], ...]]:
     """What the healthy `cases` score, the first usable case of each patient, and (file, reason) of the unusable.
 

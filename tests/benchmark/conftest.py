@@ -1,7 +1,7 @@
 """A RESULTS folder made by hand, beside the data set it is about."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -10,6 +10,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from salus.benchmark.cells import Work
+from salus.benchmark.run import ENGINES
 from salus.core import Image, Result, Verdict
 from salus.io import file_sha256, write_image
 from salus.io.results import write_overlay, write_result
@@ -174,3 +176,15 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Path]:
         made = make(root)
         evaluate(made.results, made.data, root / "out")
     return made, root / "out"
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cells of a benchmark run here one after the other: what is tested is not the processes, which take seconds."""
+
+    def each(work: Callable[[Work], None], items: Sequence[Work], *, workers: int) -> Iterator[tuple[Work, str]]:
+        for item in items:
+            work(item)
+            yield item, ""
+
+    monkeypatch.setitem(ENGINES, "local", each)

@@ -14,11 +14,11 @@ import torch
 from PIL import Image as Picture
 from torch import nn
 
-from salus.benchmark.lesions import PLACES, area, depth, draw, foreground, has_room, intensity_range, places
 from salus.benchmark.probe import CONTRASTS, described, measured, outcomes, prepared, smallest, table, told, unseen
 from salus.benchmark.probe_report import blind, sentences
 from salus.core import Label, Split
 from salus.datasets import open_dataset
+from salus.datasets.lesions import PLACES, area, depth, draw, foreground, has_room, intensity_range, places
 from salus.datasets.protocol import split
 from salus.detectors import Detection
 from salus.metrics import wilson

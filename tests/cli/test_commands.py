@@ -222,8 +222,10 @@ def healthy(tmp_path) -> Path:
 
 def test_a_new_threshold_judges_again(salus, disc_folder, studies, healthy, tmp_path):
     model = tmp_path / "m"
-    _, out, _ = salus("train", "ae", "--data", disc_folder, "--out", model, "--preset", "tiny", "--epochs", 1)
-    assert "Every study will be CANNOT_JUDGE: 6 healthy calibration patients" in out
+    _, out, err = salus("train", "ae", "--data", disc_folder, "--out", model, "--preset", "tiny", "--epochs", 1)
+    warning = "Every study will be CANNOT_JUDGE: 6 healthy calibration patients"
+    assert warning in out
+    assert warning in " ".join(err.split())  # before the training, too
     screening = ("screen", studies, "--model", model, "--out", tmp_path / "results")
     salus(*screening)
     few = [result for _, result in read_results(tmp_path / "results")]
@@ -266,7 +268,7 @@ def test_a_training_does_not_go_on_with_other_images(salus, model, disc_folder, 
     flipped = np.asarray(Picture.open(other / "train" / "good" / "000.png"))[:, ::-1]
     save(other / "train" / "good" / "000.png", np.ascontiguousarray(flipped))
     again = ("train", "ae", "--data", other, "--out", model, "--preset", "tiny", "--epochs", 4, "--resume")
-    assert "another manifest_sha256" in refused(salus, *again)
+    assert "other images or parts" in refused(salus, *again)
 
 
 def test_images_of_another_kind_are_left_out_of_training(salus, disc_folder, tmp_path):
@@ -350,7 +352,7 @@ def test_results_are_not_put_where_the_images_are(out, salus, model, studies):
     assert contents(studies.parent) == before
 
 
-@pytest.mark.parametrize("name", ["study1/report.dcm", "study1/map.tif", "study1/result.json", "cases.csv"])
+@pytest.mark.parametrize("name", ["study1/report.dcm", "study1/map.tif", "study1/result.json", "cases.csv", "run.json"])
 def test_a_file_that_no_screening_wrote_stays(name, salus, model, studies, tmp_path):
     own = tmp_path / "results" / name
     own.parent.mkdir(parents=True)
@@ -359,6 +361,33 @@ def test_a_file_that_no_screening_wrote_stays(name, salus, model, studies, tmp_p
     assert own.name in said
     assert "no screening wrote" in said
     assert contents(tmp_path / "results") == {own: b"{}"}
+
+
+def test_a_result_that_lists_files_elsewhere_moves_nothing_there(salus, model, studies, tmp_path):
+    command = ("screen", studies, "--out", tmp_path / "results", "--model")
+    assert salus(*command, model)[0] == 0
+    mine = [tmp_path / "mine.txt", tmp_path / "results/study0/notes.txt"]
+    for path in mine:
+        path.write_text("mine")
+    altered = tmp_path / "results/study0/result.json"
+    files = {"map": "../../mine.txt", "overlay": str(mine[0]), "restored": "notes.txt"}
+    altered.write_text(json.dumps({**json.loads(altered.read_text()), "files": files}))
+    said = refused(salus, *command, calibrated(model, tmp_path / "another"))
+    assert "holds map.tif, overlay.png, restored.tif, which no screening wrote" in said
+    for name in ("map.tif", "overlay.png", "restored.tif"):
+        (altered.parent / name).unlink()
+    assert salus(*command, tmp_path / "another")[0] == 0
+    assert [path.read_text() for path in mine] == ["mine"] * 2
+
+
+def test_a_study_beside_another_programs_run_json_is_screened(salus, model, studies, tmp_path):
+    (studies / "p7").mkdir()
+    (studies / "study5.png").rename(studies / "p7" / "study5.png")
+    for content in ("{}", "[]", "no json"):
+        (studies / "p7" / "run.json").write_text(content)
+        assert salus("screen", studies, "--model", model, "--out", tmp_path / "r")[0] == 0
+        assert "p7/study5" in {result.case_id for _, result in read_results(tmp_path / "r")}
+        shutil.rmtree(tmp_path / "r")
 
 
 def test_other_files_in_a_cases_folder_stay_when_it_is_judged_anew(salus, model, studies, tmp_path):

@@ -9,8 +9,8 @@ All of it goes on where it was killed: each step leaves what it finished and fin
 """
 
 import json
-import resource
 import statistics
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,8 @@ from salus.datasets.phantom import write_phantom
 from salus.io.files import write_whole
 from salus.model import Model, detections
 from salus.screening import screen
-from salus.training import rescored, train
+from salus.training import Trained, rescored, train
+from salus.training.tracking import Tracker, tracker
 
 ENDED = "cell.json"
 TIMED = 16  # images that are timed together
@@ -42,6 +43,7 @@ class Work:
     data: Path
     out: Path
     threads: int
+    track: str | None = None
 
     @property
     def source(self) -> tuple[Path, str]:
@@ -77,39 +79,45 @@ def run(work: Work) -> None:
     place.mkdir(parents=True, exist_ok=True)
     ended: dict[str, Any] = {"failed": {}}
     try:
-        ended |= trained(work, place)
-        for score in work.suite.scores_of(work.cell.method):
-            try:
-                judged(work, place, score)
-            except Exception as error:
-                ended["failed"][score] = reason_of(error, work)
-        ended["mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        with tracker(work.track, str(work.cell.place.relative_to("cells")), place) as tracked:
+            done = trained(work, place, tracked)
+            ended |= {"seconds": done.run.seconds, "ms": milliseconds(Model.load(done.folder))}
+            measured: dict[str, float] = {"epoch": done.run.epoch + 1}
+            for score in work.suite.scores_of(work.cell.method):
+                try:
+                    measured |= judged(work, place, score)
+                except Exception as error:
+                    ended["failed"][score] = reason_of(error, work)
+            tracked.log([measured])
+        if (peak := peak_mib()) is not None:
+            ended["mib"] = peak
     except Exception as error:
         ended["failed"] = dict.fromkeys(work.suite.scores_of(work.cell.method), reason_of(error, work))
     write_whole(place / ENDED, (json.dumps(ended, indent=1) + "\n").encode())
 
 
-def trained(work: Work, place: Path) -> dict[str, float]:
-    """Train the cell's model, and say what it costs: seconds of training, milliseconds an image."""
+def trained(work: Work, place: Path, tracked: Tracker) -> Trained:
+    """Train the cell's model."""
     method, name = work.suite.methods[work.cell.method], work.cell.method
     data, reader = work.source
     prepare = {f"prepare.{key}": value for key, value in work.suite.datasets[work.cell.data].prepare.items()}
     settings = {**prepare, **method.set}
-    done = train(
+    return train(
         method.detector or name, data, place / "model", dataset=reader, preset=method.preset, settings=settings,
-        seed=work.cell.seed, resume=True,
+        seed=work.cell.seed, resume=True, tracked=tracked,
     )  # fmt: skip
-    return {"seconds": done.run.seconds, "ms": milliseconds(Model.load(done.folder))}
 
 
-def judged(work: Work, place: Path, score: str) -> None:
-    """Screen the test cases with one score and evaluate."""
+def judged(work: Work, place: Path, score: str) -> dict[str, float]:
+    """Screen the test cases with one score and evaluate; the measures over all cases, as `own/auroc`."""
     data, reader = work.source
     model, own = place / "model", place / score
     if settings := work.suite.scores_of(work.cell.method)[score]:
         model = rescored(model, settings, data, own / "model", dataset=reader)
     screen([data], model=model, out=own / "results", dataset=reader)
     evaluate(own / "results", data, own / "report", dataset=reader)
+    overall = json.loads((own / "report" / "metrics.json").read_bytes())["overall"] or {}
+    return {f"{score}/{name}": entry["value"] for name, entry in overall.items() if isinstance(entry, dict)}
 
 
 def milliseconds(model: Model) -> float:
@@ -122,6 +130,16 @@ def milliseconds(model: Model) -> float:
         detections(model.detector, rows, precision=model.precision)
         seconds.append(time.perf_counter() - started)
     return 1000 * statistics.median(seconds[1:]) / TIMED
+
+
+def peak_mib() -> float | None:
+    """Most memory that this process ever held, MiB; None where the system does not say so (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)  # macOS counts bytes, others KiB
 
 
 def reason_of(error: Exception, work: Work) -> str:

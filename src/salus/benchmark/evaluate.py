@@ -99,7 +99,7 @@ def evaluate(results: Path, data: Path, out: Path, *, dataset: str = "folder", s
         "groups": strata(ours, paired.judged, seed),
         "protocols": published,
         "problems": [asdict(problem) for problem in (*paired.problems, *problems, *more_problems, *unlaid)],
-        "notes": [*paired.notes, *notes, *more_notes, *remarks],
+        "notes": [*paired.notes, *one_class(paired.judged), *notes, *more_notes, *remarks],
     }
     write_whole(out / "metrics.json", (json.dumps(metrics, indent=1, allow_nan=False) + "\n").encode())
     write_table(out / "cases.csv", paired, ours, floors)
@@ -130,6 +130,12 @@ def about(paired: Paired, seed: int) -> dict[str, Any]:
             "without_result": len(paired.cases) - len(paired.results),
         },
     }
+
+
+def one_class(judged: Sequence[Judged]) -> tuple[str, ...]:
+    """Why nothing is ranked; () where something is."""
+    kinds = {one.case.label for one in judged}
+    return (f"No AUROC: all {len(judged)} judged cases are {kinds.pop()}.",) if len(kinds) == 1 else ()
 
 
 def entries(

@@ -10,7 +10,7 @@ from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 from PIL import Image as Picture
 from scipy import ndimage
@@ -35,6 +35,8 @@ STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
+LINES = (METHOD, ABNORMAL, HEALTHY, "#8a6d1f", "#6b4f8a", INK, "#4c8fb0", "#c08a76")  # of data sets
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 COLOURS = "magma"
 BLIND_TO_SEEN = LinearSegmentedColormap.from_list("blind to seen", ["#14212b", METHOD, "#a9cbdc", "#f4f9fb"])
 STRIP = 0.30  # inches a row of the score plot
@@ -115,6 +117,64 @@ def cost_figure(points: Sequence[tuple[str, float, float]]) -> str:
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.margins(x=0.15, y=0.12)
         axes.set(xlabel="ms an image (log)", ylabel="AUROC")
+        return svg(figure)
+
+
+def sweep_figure(
+    curves: Sequence[tuple[str, bool, Sequence[tuple[int, float, float | None]]]], label: str, *, log: bool = False
+) -> str:
+    """Curves over the size of the code, in steps of two.
+
+    Each is its name, whether it is the dashed companion of the one before, and its points: size, mean, deviation.
+    """
+    with rc_context(STYLE):
+        figure = Figure(figsize=(3.9, 3.3), layout="constrained")
+        axes = figure.subplots()
+        style = -1
+        for name, companion, points in curves:
+            style += not companion
+            colour, marker = LINES[style % len(LINES)], MARKERS[style % len(MARKERS)]
+            sizes, means, deviations = zip(*points, strict=True)
+            axes.errorbar(
+                sizes, means, yerr=[deviation or 0 for deviation in deviations], label=name, capsize=2, markersize=3.5,
+                color=colour, marker=marker, linestyle="--" if companion else "-", linewidth=1.4,
+                markerfacecolor="white" if companion else colour,
+            )  # fmt: skip
+        axes.set_xscale("log", base=2)
+        every = sorted({size for *_, points in curves for size, *_ in points})
+        axes.set_xticks(every, [f"{size:,}" for size in every], fontsize=8 if len(every) < 9 else 6.5)
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        if log:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set(xlabel="entries of the code (log)", ylabel=label)
+        axes.legend(frameon=False, fontsize=7.5, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+        return svg(figure)
+
+
+def rank_figure(ranks: Sequence[tuple[str, float]], critical_difference: float) -> str:
+    """Mean ranks, best first, and how far apart two must lie; the shade is what does not differ from the best."""
+    best, last = ranks[0][1], len(ranks)
+    with rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 0.95 + 0.24 * len(ranks)), layout="constrained")
+        axes = figure.subplots()
+        axes.axvspan(best, best + critical_difference, color=RULE, alpha=0.5, linewidth=0)
+        for row, (_, rank) in enumerate(ranks):
+            axes.plot([1, rank], [row, row], color=RULE, linewidth=0.8)
+            axes.plot(rank, row, "o", color=METHOD, markersize=5)
+        axes.errorbar(
+            best + critical_difference / 2, -1, xerr=critical_difference / 2, color=INK, capsize=3, linewidth=1.4
+        )
+        axes.annotate(
+            f"critical difference {critical_difference:.2f}", (best + critical_difference, -1), xytext=(6, 0),
+            textcoords="offset points", va="center", fontsize=8, annotation_clip=False,
+        )  # fmt: skip
+        axes.set_yticks(range(last), [name for name, _ in ranks])
+        axes.set(ylim=(last - 0.5, -1.7), xlim=(0.8, max(last, best + critical_difference) + 0.2), xlabel="mean rank")
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
         return svg(figure)
 
 

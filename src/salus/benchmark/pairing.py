@@ -25,6 +25,7 @@ from salus.preprocess.preparation import Preparation
 
 Mask = NDArray[np.bool_]
 
+KNOWN = {"learned_from": "The model learned from", "calibrated_on": "The model's threshold was set on"}  # by the card
 KEPT = 1 << 28  # bytes of maps that stay in memory; the rest is read again when asked for
 ABSOLUTE = re.compile(r"(?<![\w.])(?:[A-Za-z]:[\\/]|/)(?:[^\s/\\:'\"]+[\\/])+([^\s/\\:'\"]+)")
 
@@ -81,7 +82,8 @@ def pair(results: Path, data: Path, dataset: str) -> Paired:
     """Read both sides and match them by the hash of the source files.
 
     Raises:
-        LayoutError: `results` is not what `salus screen` writes; no labelled case; no result fits any case.
+        LayoutError: `results` is not what `salus screen` writes; no labelled case; no result fits any case; the model
+            knew test cases.
         ConfigError: no reader is called `dataset`.
     """
     found = list(read_results(results))
@@ -114,6 +116,7 @@ def pair(results: Path, data: Path, dataset: str) -> Paired:
             f"none of {len(found)} results in {results} is of one of the {len(cases)} labelled cases in {data}: no "
             "source file has the same SHA-256. Were these images screened, and are they unchanged?"
         )
+    known = known_before(run["card"], whole, [case for case in cases if case.case_id in matched], data)
     left = [result.case_id for key, rest in by_hash.items() if key not in used for _, result in rest]
     problems += [Problem(case_id=name, reason="a result without a labelled test case") for name in sorted(left)]
     return Paired(
@@ -124,8 +127,29 @@ def pair(results: Path, data: Path, dataset: str) -> Paired:
         judged=tuple(judged),
         results=matched,
         problems=tuple(problems),
-        notes=(*notes, *undecided(judged, data)),
+        notes=(*notes, *known, *undecided(judged, data)),
     )
+
+
+def known_before(card: Mapping[str, Any], whole: Dataset, cases: Sequence[Case], data: Path) -> list[str]:
+    """What to say of measured cases that are copies of the data set's own other cases, which the model knew.
+
+    Raises:
+        LayoutError: it knew test cases from elsewhere: someone trained, or set the threshold, on the test.
+    """
+    notes, sha_of = [], {case.case_id: study_sha256(case.images)[:16] for case in cases}
+    for part, what in KNOWN.items():
+        known = set(card.get(part, ()))
+        again = {name: sha for name, sha in sha_of.items() if sha in known}
+        own = {study_sha256(case.images)[:16] for case in whole if again and case.split != Split.TEST}
+        if used := [name for name, sha in again.items() if sha not in own]:
+            raise LayoutError(
+                f"{what} {len(used)} of the {len(cases)} test cases in {data}, such as {used[0]}. Test cases are for "
+                "measuring: use other people's images for that, and screen again."
+            )
+        if again:
+            notes.append(f"{what} copies of {len(again)} of the {len(cases)} cases measured: these numbers flatter it.")
+    return notes
 
 
 def by_content(

@@ -21,7 +21,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from salus.benchmark.lesions import (
+from salus.benchmark.measures import REPLICATES, Entry, entry, rounded
+from salus.core import Case, Dataset, Label, Split
+from salus.core.errors import ImageError, LayoutError
+from salus.datasets import open_dataset
+from salus.datasets.lesions import (
     PLACES,
     Floats,
     Grey,
@@ -33,10 +37,6 @@ from salus.benchmark.lesions import (
     has_room,
     intensity_range,
 )
-from salus.benchmark.measures import REPLICATES, Entry, entry, rounded
-from salus.core import Case, Dataset, Label, Split
-from salus.core.errors import ImageError, LayoutError
-from salus.datasets import open_dataset
 from salus.io import read_study, study_sha256
 from salus.io.files import write_whole
 from salus.metrics import auroc, is_hit, resample, weighted_mean, wilson

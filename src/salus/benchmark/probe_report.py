@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from salus.benchmark import figures
-from salus.benchmark.lesions import PLACES, Floats
 from salus.benchmark.probe import ANYWHERE, CONTRASTS, HALF, Subject, Surface
 from salus.benchmark.report import SIDE, TOP, Panel, percent, template
+from salus.datasets.lesions import PLACES, Floats
 from salus.model import Model, detections
 
 REFERENCE = 0.2  # the contrast that the sentences speak of

@@ -5,6 +5,7 @@ and 2. Shares are in percent as printed, `n_detected` is a count. `n` counts fin
 """
 
 import csv
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -12,7 +13,42 @@ from salus.core.errors import ConfigError, did_you_mean
 from salus.metrics import hanley_mcneil, wilson
 
 PAPERS = {"ra2024": "Bercea et al., arXiv:2401.10637", "cai2024": "Cai et al., arXiv:2403.09303"}
+DECIMALS = {"ra2024": 2, "cai2024": 1}  # of a printed share in percent
 TOTAL = "total"  # over all findings of a table, each counting the same
+METHODS: Mapping[str, tuple[str, Mapping[str, int]]] = {  # theirs: our detector, and a setting that their name tells
+    **{name: (name.lower(), {}) for name in ("DAE", "MKD", "LTM", "VAE", "MAE", "SI-VAE", "DDPM", "RA")},
+    "MemAE": ("mem-ae", {}),
+    "CeAE": ("ce-vae", {}),
+    **{f"AE, d = {d}": ("ae", {"latent": d}) for d in (1, 2, 4, 8, 16, 32, 64, 128)},
+}
+COLUMNS: Mapping[str, tuple[str, tuple[str, ...]]] = {  # theirs: our data set, and its findings; () for all
+    "ra2024 1 total": ("fastmri", ()),
+    "ra2024 1 edema": ("fastmri", ("Edema",)),
+    "ra2024 1 mass": ("fastmri", ("Mass", "Extra-axial mass")),
+    "ra2024 1 lesions": ("fastmri", ("Nonspecific lesion",)),
+    "ra2024 1 resection": ("fastmri", ("Resection cavity",)),
+    "ra2024 1 enl. ventricles": ("fastmri", ("Enlarged ventricles",)),
+    "ra2024 1 craniotomy": ("fastmri", ("Craniotomy", "Craniectomy")),
+    "ra2024 1 absent septum": ("fastmri", ("Absent septum pellucidum",)),
+    "ra2024 2 total": ("grazpedwri", ()),
+    "ra2024 2 bone anomaly": ("grazpedwri", ("boneanomaly",)),
+    "ra2024 2 foreign body": ("grazpedwri", ("foreignbody",)),
+    "ra2024 2 fracture": ("grazpedwri", ("fracture",)),
+    "ra2024 2 metal": ("grazpedwri", ("metal",)),
+    "ra2024 2 periosteal": ("grazpedwri", ("periostealreaction",)),
+    "ra2024 2 pronator": ("grazpedwri", ("pronatorsign",)),
+    "ra2024 2 soft tissue": ("grazpedwri", ("softtissue",)),
+    "ra2024 3 healthy": ("rsna", ()),
+    "ra2024 3 pneumonia": ("rsna", ("Lung Opacity",)),
+    "ra2024 3 COVID-19": ("covid-radiography", ("COVID",)),
+    **{
+        f"cai2024 {table} {of}": (f"medianomaly/{folder}", ())
+        for table in (1, 2)
+        for of, folder in (
+            *(("RSNA", "RSNA"), ("VinDr-CXR", "VinCXR"), ("Brain Tumor", "BrainTumor"), ("BraTS2021", "BraTS2021")),
+        )
+    },
+}
 
 
 @dataclass(frozen=True, kw_only=True)

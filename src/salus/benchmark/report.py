@@ -242,11 +242,7 @@ def examples(evaluation: "Evaluation") -> tuple[list[dict[str, Any]], float | No
          [one for one in healthy[middle : middle + SHOWN] if one not in healthy[:SHOWN]]),
     )  # fmt: skip
     views = {one.case.case_id: view(one, evaluation.paired.preparation) for *_, cases in chosen for one in cases}
-    maps = [seen["map"] for seen in views.values() if "map" in seen]
-    threshold = evaluation.metrics["pixel_threshold"]
-    top = None
-    if maps:
-        top = TOP * threshold if threshold else float(max(np.quantile(a, 0.995) for a in maps))
+    top = last_colour(views.values(), evaluation.metrics["pixel_threshold"])
     return [
         {
             "id": name,
@@ -258,11 +254,19 @@ def examples(evaluation: "Evaluation") -> tuple[list[dict[str, Any]], float | No
     ], top
 
 
-def view(one: Judged, preparation: Preparation) -> dict[str, NDArray[Any]]:
-    """What can be shown of a case on one (SIDE, SIDE) grid, by role; the slice with the highest score of a volume."""
+def last_colour(views: Iterable[Mapping[str, NDArray[Any]]], threshold: float | None) -> float | None:
+    """The map value of the last colour: `TOP` pixel thresholds, else what few pixels exceed; None of no map."""
+    maps = [seen["map"] for seen in views if "map" in seen]
+    if not maps:
+        return None
+    return TOP * threshold if threshold else float(max(np.quantile(a, 0.995) for a in maps))
+
+
+def view(one: Judged, preparation: Preparation, side: int = SIDE) -> dict[str, NDArray[Any]]:
+    """What can be shown of a case on one (side, side) grid, by role; the slice with the highest score of a volume."""
     try:
         source = read_study(one.case.images)
-        shown = replace(preparation, size=SIDE)(source)
+        shown = replace(preparation, size=side)(source)
     except SalusError:
         return {}  # the row still names the case; the reason is among the problems
     if shown.array.ndim == 3:
@@ -278,7 +282,7 @@ def view(one: Judged, preparation: Preparation) -> dict[str, NDArray[Any]]:
                 seen.pop(role, None)  # shown without it; the reason is among the problems
     if (overlay := one.folder / one.result.files.get("overlay", "overlay.png")).is_file():
         with Picture.open(overlay) as picture:
-            small = picture.convert("RGB").resize((SIDE, SIDE), Picture.Resampling.LANCZOS)
+            small = picture.convert("RGB").resize((side, side), Picture.Resampling.LANCZOS)
         seen["overlay"] = np.asarray(small)
     try:
         inside = [mask for _, mask in truth(one, source.array.shape)]
@@ -313,8 +317,7 @@ def example(one: Judged, seen: Mapping[str, NDArray[Any]], top: float | None) ->
         picture = figures.outlined(seen["overlay"], inside)
         panels.append(Panel(caption="overlay", image=picture, alt=f"Input of {name} with flagged pixels in red"))
     if "truth" in seen:
-        grey = np.repeat(figures.to_bytes(seen["input"])[..., None], 3, axis=2)
-        picture = figures.outlined(grey, inside)
+        picture = input_with_truth(seen)
         caption = "truth" if inside.any() else "truth: not in this slice"
         panels.append(Panel(caption=caption, image=picture, alt=f"Input of {name} with the annotated finding outlined"))
     findings = ", ".join(sorted({f.name.replace("_", " ") for f in one.case.findings}))
@@ -326,6 +329,12 @@ def example(one: Judged, seen: Mapping[str, NDArray[Any]], top: float | None) ->
         verdict={Verdict.ABNORMAL: "flagged", Verdict.NORMAL: "not flagged"}.get(one.result.verdict, "no verdict"),
         panels=tuple(panels),
     )
+
+
+def input_with_truth(seen: Mapping[str, NDArray[Any]]) -> str:
+    """The input with a line around its findings, where they are known."""
+    grey = np.repeat(figures.to_bytes(seen["input"])[..., None], 3, axis=2)
+    return figures.outlined(grey, seen.get("truth", np.zeros(grey.shape[:2], dtype=bool)))
 
 
 def settings(run: Row) -> list[tuple[str, str]]:

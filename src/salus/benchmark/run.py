@@ -22,6 +22,7 @@ from salus.core.machine import memory, processors
 from salus.engines import local, ray
 from salus.io.files import write_whole
 from salus.screening import make_folder
+from salus.training.tracking import is_uri, tracker
 
 MEMORY = 4 * 2**30  # bytes that a cell may take, so that by default as many run as there is room for
 ENGINES: Mapping[str, Callable[..., Iterator[tuple[Work, str]]]] = {
@@ -38,6 +39,7 @@ def benchmark(
     preset: str | None = None,
     engine: str = "local",
     workers: int | None = None,
+    track: str | None = None,
     on_cell: Callable[[str, str, int], None] = lambda cell, reason, total: None,
 ) -> tuple[Path, dict[str, str]]:
     """Train, screen and evaluate all that a suite names, and write the tables; the command of the same name.
@@ -52,6 +54,7 @@ def benchmark(
         engine: "local" or "ray".
         workers: cells at a time on a machine, which share its processors; None takes as many as processors and memory
             allow. Several small trainings with a thread each end sooner than one after the other.
+        track: where trainings are watched, see `salus.training.tracking.tracker`.
         on_cell: told of each cell that has ended, why it failed or "", and the number of cells.
 
     Returns:
@@ -69,11 +72,16 @@ def benchmark(
     elif workers < 1:
         raise ConfigError(f"need at least one worker, got {workers}.")
     begin(make_folder(out) / "suite.json", suite.stem, chosen)
+    tracker(track, "", out)  # refused before anything is trained
     draw(chosen, out)
     threads = max(1, cores // workers)
     root = (data or suite.parent).absolute()
-    left = [Work(suite=chosen, cell=cell, data=root, out=out.absolute(), threads=threads) for cell in chosen.cells
-            if failed(out, chosen, cell)]  # fmt: skip
+    watched = track if track is None or is_uri(track) else str(Path(track).absolute())
+    left = [
+        Work(suite=chosen, cell=cell, data=root, out=out.absolute(), threads=threads, track=watched)
+        for cell in chosen.cells
+        if failed(out, chosen, cell)
+    ]
     for cell in sorted(set(chosen.cells) - {work.cell for work in left}):
         on_cell(str(cell), "", len(chosen.cells))
     for work, died in ENGINES[engine](cells.run, left, workers=workers):
@@ -81,7 +89,7 @@ def benchmark(
             reasons = dict.fromkeys(chosen.scores_of(work.cell.method), died)
             write_whole(out / work.cell.place / ENDED, (json.dumps({"failed": reasons}, indent=1) + "\n").encode())
         on_cell(str(work.cell), "; ".join(sorted(set(failed(out, chosen, work.cell).values()))), len(chosen.cells))
-    return write_tables(chosen, suite.stem, out)
+    return write_tables(chosen, suite.stem, out, root)
 
 
 def begin(path: Path, name: str, suite: Suite) -> None:

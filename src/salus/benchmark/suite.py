@@ -33,6 +33,7 @@ from salus.scores import build_score
 from salus.training.plan import resolved
 
 OWN = "own"  # the score of a method's preset
+RANDOM = ("weights", "teacher")  # settings that may say "random": of a trunk that nobody trained
 DRAWN = inspect.signature(write_phantom).parameters.keys() - {"root"}
 
 Score = Mapping[str, Any]  # `name` and the score's settings
@@ -78,6 +79,13 @@ class Suite:
     def cells(self) -> list["Cell"]:
         """Cells in the order they begin: whole data sets first, so that early tables already compare methods."""
         return [Cell(*names) for names in product(self.datasets, self.seeds, self.methods)]
+
+    @property
+    def floors(self) -> set[str]:
+        """The methods that are there to be beaten: they are not ranked among the others."""
+        return {
+            name for name, entry in self.methods.items() if detector_class(entry.detector or name).FAMILY == "floor"
+        }
 
     def scores_of(self, method: str) -> dict[str, Score]:
         """The scores of a method by name; {} stands for its preset's own, and one that equals it is not there twice."""
@@ -171,12 +179,20 @@ def check(suite: Suite) -> None:
                 raise ConfigError(f"datasets.{name}.phantom: there is no setting '{key}'.{did_you_mean(key, DRAWN)}")
         if (data.phantom is None) == (data.path == ""):
             raise ConfigError(f"datasets.{name} needs a path below --data, or settings of a phantom.")
+    untrained: set[str] = set()
     for name, method in suite.methods.items():
         try:
             with suppress(WeightsError):  # its rows will say so, and the others go on
-                resolved(method.detector or name, method.preset, method.set, 0)
+                settings = resolved(method.detector or name, method.preset, method.set, 0).settings
+                untrained |= {name for key in RANDOM if settings.get(key) == "random"}
         except ConfigError as error:
             raise ConfigError(f"methods.{name}: {error}") from error
+    untrained -= suite.floors
+    if untrained and (others := suite.methods.keys() - untrained - suite.floors):
+        raise ConfigError(
+            f"methods.{min(untrained)} sees with a random trunk, {min(others)} does not: give random trunks a suite of "
+            "their own, or compare with the floor random-features."
+        )
     for table in suite.published:
         published(table)
     check_scores(suite.scores)

@@ -8,8 +8,8 @@ import csv
 import io
 import json
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from salus.benchmark.cells import ENDED
-from salus.benchmark.floors import FLOORS, SAME_MAP
+from salus.benchmark.beside import beside
+from salus.benchmark.card import card
+from salus.benchmark.floors import SAME_MAP
 from salus.benchmark.measures import DIGITS, REPLICATES
 from salus.benchmark.published import Number, published
+from salus.benchmark.rows import COSTS, MEASURES, Row, over_trainings, rows_of
 from salus.benchmark.suite import Suite
+from salus.benchmark.sweeps import sweeps
 from salus.core import Label
 from salus.core.errors import LayoutError
 from salus.io.files import write_whole
@@ -36,51 +39,20 @@ from salus.metrics import (
 from salus.metrics.comparison import MIN_DATASETS
 from salus.metrics.statistics import Floats, Weights
 
-COSTS = ("seconds", "ms", "mib")
 OVER_CASES = {"auroc": weighted_auroc, "auprc": weighted_average_precision}  # have an interval over several seeds
-MEASURES = (
-    *("auroc", "auprc", "fpr_at_tpr95", "fpr_at_tpr99", "sensitivity", "false_alarm_rate", "pixel_ap", "pixel_auroc"),
-    *("aupro", "best_dice", "dice", "hit_rate", "f1_ra2024", "ssim", "lpips", "mae"),
-)
-HEALTHY = ("false_alarm_rate", "ssim", "lpips", "mae")
-
 FLOOR = "pca"  # the floor to beat, with the method's own map where it has one
 
-Entry = Mapping[str, Any] | None
 
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One training judged with one score; or a floor; or what is missing of it.
-
-    Attributes:
-        method, score: as the suite calls them; a floor has no score.
-        map: what its report calls method and map.
-        seed: None for a floor.
-        reason: why there is nothing; empty where there is.
-        entries: by measure, as in metrics.json.
-        costs: seconds of training, ms an image, MiB at most.
-        cases: `cases.csv` of its report.
-    """
-
-    data: str
-    method: str
-    score: str
-    seed: int | None
-    map: str = ""
-    reason: str = ""
-    floor: bool = False
-    entries: Mapping[str, Entry] = field(default_factory=dict)
-    costs: Mapping[str, float] = field(default_factory=dict)
-    cases: Path | None = None
-
-
-def write_tables(suite: Suite, name: str, out: Path) -> tuple[Path, dict[str, str]]:
+def write_tables(suite: Suite, name: str, out: Path, data: Path | None = None) -> tuple[Path, dict[str, str]]:
     """Write results.csv, summary.json and report.html; the report's path, and why rows failed by their names.
+
+    Args:
+        data: folder of the suite's data sets, for pictures of their cases; None shows those of drawn ones alone.
 
     Raises:
         LayoutError: rows that are one by the suite's names were made with different maps.
     """
+    from salus.benchmark.gallery import gallery
     from salus.benchmark.suite_report import write_suite_report
 
     rows = list(rows_of(suite, out))
@@ -88,44 +60,8 @@ def write_tables(suite: Suite, name: str, out: Path) -> tuple[Path, dict[str, st
     summary = summarised(suite, name, rows)
     write_whole(out / "summary.json", (json.dumps(summary, indent=1, allow_nan=False) + "\n").encode())
     reasons = {f"{row.data}, {row.method}, {row.score}, seed {row.seed}": row.reason for row in rows if row.reason}
-    return write_suite_report(out / "report.html", summary), reasons
-
-
-def rows_of(suite: Suite, out: Path) -> Iterator[Row]:
-    """A row for each training and score, and of each data set one for each floor."""
-    for data in suite.datasets:
-        floors: dict[str, Row] = {}
-        for cell in (cell for cell in suite.cells if cell.data == data):
-            place = out / cell.place
-            ended = json.loads((place / ENDED).read_bytes())
-            for score in suite.scores_of(cell.method):
-                report = place / score / "report"
-                if reason := ended["failed"].get(score):
-                    yield Row(data=data, method=cell.method, score=score, seed=cell.seed, reason=reason)
-                    continue
-                metrics = json.loads((report / "metrics.json").read_bytes())
-                yield Row(
-                    data=data, method=cell.method, score=score, seed=cell.seed, map=metrics["method"],
-                    entries=entries_of(metrics), costs={key: ended[key] for key in COSTS}, cases=report / "cases.csv",
-                )  # fmt: skip
-                for floor, seen in metrics["floors"].items():
-                    called = floor_name(floor, metrics["method"])
-                    if seen is not None and called not in floors:
-                        floors[called] = Row(
-                            data=data, method=called, score="", seed=None, floor=True, entries=entries_of(seen)
-                        )
-        yield from floors.values()
-
-
-def floor_name(floor: str, method: str) -> str:
-    """How the table of a data set calls a floor; PCA with the map of a method by that map."""
-    return f"PCA + {method.partition(' + ')[2]}" if floor == SAME_MAP else FLOORS[floor]
-
-
-def entries_of(metrics: Mapping[str, Any]) -> dict[str, Entry]:
-    """The measures of a method or floor, over all its cases."""
-    overall, healthy = metrics["overall"] or {}, metrics["healthy"] or {}
-    return {name: (healthy if name in HEALTHY else overall).get(name) for name in MEASURES}
+    galleries = {name: gallery(suite, name, rows, out, data) for name in suite.datasets}
+    return write_suite_report(out / "report.html", summary, galleries), reasons
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -157,7 +93,10 @@ def summarised(suite: Suite, name: str, rows: Sequence[Row]) -> dict[str, Any]:
         "replicates": REPLICATES,
         "data": data,
         "ranks": ranked(data),
+        "sweeps": sweeps(rows),
         "published": {name: [number_of(number) for number in published(name)] for name in suite.published},
+        "beside": {name: beside(name, published(name), rows) for name in suite.published},
+        "card": card(suite, rows),
     }
 
 
@@ -186,7 +125,7 @@ def over_seeds(group: Sequence[Row]) -> dict[str, Any]:
     """One line of a table."""
     done = [row for row in group if not row.reason]
     first = done[0] if done else group[0]
-    scored = Scored.of([row.cases for row in done if row.cases is not None])
+    scored = Scored.of([row for row in done if row.folder is not None])
     return {
         "method": first.method,
         "score": first.score,
@@ -196,26 +135,19 @@ def over_seeds(group: Sequence[Row]) -> dict[str, Any]:
         "failed": sorted({row.reason for row in group if row.reason}),
         "measures": {name: spread(name, done, scored) for name in MEASURES},
         "over_floor": scored and over_floor(scored),
-        "costs": {name: statistics.fmean(row.costs[name] for row in done) for name in COSTS if done and first.costs},
+        "costs": {name: statistics.fmean(row.costs[name] for row in done) for name in COSTS if name in first.costs},
     }
 
 
 def spread(name: str, rows: Sequence[Row], scored: "Scored | None") -> dict[str, Any] | None:
     """Mean over trainings, their standard deviation, and the interval of the mean over patients where it is known."""
-    values = [entry["value"] for row in rows if (entry := row.entries[name]) is not None]
-    if not values:
+    entries = [entry for row in rows if (entry := row.entries[name]) is not None]
+    if not entries:
         return None
-    made: dict[str, Any] = {"mean": round(statistics.fmean(values), DIGITS), "seed_sd": None, "ci95": None}
-    if len(rows) == 1:
-        entry = rows[0].entries[name] or {}
-        made["ci95"] = entry["ci95"]
-    else:
-        made["seed_sd"] = round(statistics.stdev(values), DIGITS) if len(values) > 1 else None
-        if name in OVER_CASES and scored is not None:
-            interval = seed_spread(
-                partial(OVER_CASES[name], scored.abnormal), scored.runs, scored.weights
-            ).case_interval
-            made["ci95"] = [round(end, DIGITS) for end in interval]
+    made = over_trainings(entries)
+    if len(rows) > 1 and name in OVER_CASES and scored is not None:
+        interval = seed_spread(partial(OVER_CASES[name], scored.abnormal), scored.runs, scored.weights).case_interval
+        made["ci95"] = [round(end, DIGITS) for end in interval]
     return made
 
 
@@ -247,12 +179,9 @@ class Scored:
     weights: Weights
 
     @classmethod
-    def of(cls, tables: Sequence[Path]) -> "Scored | None":
+    def of(cls, trainings: Sequence[Row]) -> "Scored | None":
         """From each training's `cases.csv`; None where there is none or they did not judge the same cases."""
-        read = []
-        for path in tables:
-            with path.open(newline="", encoding="utf-8") as file:
-                read.append([row for row in csv.DictReader(file) if row["score"]])
+        read = [[case for case in row.cases if case["score"]] for row in trainings]
         names = [[row["case_id"] for row in rows] for rows in read]
         if not read or not names[0] or any(other != names[0] for other in names[1:]):
             return None

@@ -13,6 +13,7 @@ from salus.cli.calibrate import calibrate
 from salus.cli.datasets import datasets
 from salus.cli.demo import demo
 from salus.cli.evaluate import evaluate
+from salus.cli.latent import latent
 from salus.cli.methods import methods
 from salus.cli.plan import plan
 from salus.cli.probe import probe
@@ -26,7 +27,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, plan, train, screen, evaluate, calibrate, probe, benchmark, methods, datasets):
+for command in (demo, plan, train, screen, evaluate, calibrate, probe, latent, benchmark, methods, datasets):
     app.command()(command)
 app.add_typer(weights.app, name="weights")
 

@@ -17,6 +17,7 @@ def benchmark(
     workers: Annotated[
         int | None, typer.Option(help="Cells at a time on a machine; as many as fit if not given.")
     ] = None,
+    track: Annotated[str | None, typer.Option(help="A folder for TensorBoard, or the URI of an MLflow.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Train, screen and evaluate every method on every data set of a suite, and write the tables.
@@ -34,7 +35,9 @@ def benchmark(
             if reason:
                 progress.console.print(f"failed: {cell}: {reason}", markup=False, highlight=False)
 
-        report, failed = run(suite, out, data=data, preset=preset, engine=engine, workers=workers, on_cell=ended)
+        report, failed = run(
+            suite, out, data=data, preset=preset, engine=engine, workers=workers, track=track, on_cell=ended
+        )
     lines = [f"{name}: {reason}" for name, reason in failed.items()]
     say({"report": report, "failed": failed}, as_json, "\n".join([*lines, str(report)]))
     raise typer.Exit(3 if failed else 0)

@@ -30,7 +30,7 @@ def evaluate(
     problems = metrics["problems"]
     auroc = metrics["overall"] and metrics["overall"]["auroc"]
     answer = {"report": report, "counts": metrics["counts"], "auroc": auroc, "problems": problems}
-    lines = [f"{problem['case_id']}: {problem['reason']}" for problem in problems]
+    lines = [*(f"{problem['case_id']}: {problem['reason']}" for problem in problems), *metrics["notes"]]
     if auroc is not None:
         lines.append(f"AUROC {auroc['value']:.3f} ({auroc['ci95'][0]:.3f} to {auroc['ci95'][1]:.3f})")
     say(answer, as_json, "\n".join([*lines, str(report)]))

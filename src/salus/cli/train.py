@@ -21,6 +21,7 @@ def train(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted training stopped.")] = False,
+    track: Annotated[str | None, typer.Option(help="A folder for TensorBoard, or the URI of an MLflow.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Learn what healthy looks like from healthy images.
@@ -29,12 +30,16 @@ def train(
     """
     from salus import training
     from salus.planning import read_plan
+    from salus.training.tracking import tracker
 
     chosen = {**(read_plan(plan) if plan else {}), **settings(set_ or [])}
-    with bar("training") as (progress, task):
+    with tracker(track, out.resolve().name, out) as tracked, bar("training") as (progress, task):
 
         def prepared(images: int, total: int) -> None:
             progress.update(task, total=total, completed=images, note="images prepared")
+
+        def warned(warning: str) -> None:
+            progress.console.print(f"Every study will be CANNOT_JUDGE: {warning}", markup=False, highlight=False)
 
         def shown(run: training.Run, total: int) -> None:
             logged = " ".join(f"{k} {v:.4g}" for k, v in run.rows[-1].items() if k not in ("epoch", "seconds"))
@@ -42,7 +47,8 @@ def train(
 
         done = training.train(
             detector, data, out, dataset=dataset, preset=preset, settings=chosen, epochs=epochs, seed=seed,
-            device=device, precision=precision, resume=resume, on_image=prepared, on_epoch=shown,
+            device=device, precision=precision, resume=resume, tracked=tracked, on_image=prepared,
+            on_warning=warned, on_epoch=shown,
         )  # fmt: skip
     answer: dict[str, object] = {
         "model": done.folder,

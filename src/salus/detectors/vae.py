@@ -38,14 +38,14 @@ Auto = Literal["auto"]
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
 class VAEConfig:
-    """Settings of `VAE`. "auto" is what the network's authors took; the model holds the number it stood for.
+    """Settings of `VAE`. "auto" and None are what the network's authors took; the model holds the number.
 
     loss = scale x (beta_rec x squared error, summed over pixels + beta_kl x KL in nats, summed over the code)
     """
 
     size: int = 128  # side of the square input, pixels
     network: Literal["zimmerer", "cai"] = "zimmerer"  # convolutions alone, on [0, 1]; or ae's network, on [-1, 1]
-    latent: Entries | Auto = "auto"  # entries of z; zimmerer 256, cai 16
+    latent: Entries | None = None  # entries of z; None is zimmerer's 256, cai's 16
     widths: tuple[Channels, ...] | Auto = "auto"  # channels after each halving; zimmerer 16 32 64 256 256, cai ae's
     beta_rec: Positive | Auto = "auto"  # zimmerer 0.5 (a Gaussian of variance 1), cai 1
     beta_kl: Weight | Auto = "auto"  # zimmerer 1, cai 0.005 pixels / latent (0.005 x mean KL + mean error)
@@ -72,15 +72,15 @@ def usual_widths(config: VAEConfig) -> tuple[int, ...]:
 
 
 def resolved(config: VAEConfig) -> dict[str, Any]:
-    """Settings that stand for "auto" in `config`, by name."""
+    """Settings that stand for "auto" and None in `config`, by name."""
     pixels = config.size**2
-    latent = {"zimmerer": 256, "cai": 16}[config.network] if config.latent == "auto" else config.latent
+    latent = {"zimmerer": 256, "cai": 16}[config.network] if config.latent is None else config.latent
     usual = {
         "zimmerer": {"beta_rec": 0.5, "beta_kl": 1.0, "scale": 1.0},
         "cai": {"beta_rec": 1.0, "beta_kl": 0.005 * pixels / latent, "scale": 1 / pixels},
     }[config.network]
     values = {"latent": latent, "widths": usual_widths(config), **usual}
-    return {name: value for name, value in values.items() if getattr(config, name) == "auto"}
+    return {name: value for name, value in values.items() if getattr(config, name) in ("auto", None)}
 
 
 class VAE(Restorer):

@@ -21,11 +21,13 @@ from salus.datasets.protocol import split
 from salus.detectors import Detector, Restorer, build
 from salus.io import read_study, study_sha256
 from salus.io.files import write_whole
-from salus.model import Model, Precision, calibration_of
+from salus.model import Model, Precision, calibration_of, shortfall
 from salus.preprocess.cache import PreparedCache
 from salus.preprocess.preparation import Preparation
-from salus.training.loop import Images, Run, Stepper, fit, half_precision, make_fabric
-from salus.training.plan import Plan, refuse_another, resolved
+from salus.training.latent import SIZES, chosen, painted, settings_of
+from salus.training.loop import Images, Run, Stepper, fit, fit_score, half_precision, make_fabric
+from salus.training.plan import AUTO, Plan, refuse_another, resolved
+from salus.training.tracking import Tracker
 
 HEALTHY = (Split.TRAIN, Split.VALIDATION, Split.CALIBRATION)
 
@@ -63,7 +65,9 @@ def train(
     device: str = "auto",
     precision: str = "auto",
     resume: bool = False,
+    tracked: Tracker | None = None,
     on_image: Callable[[int, int], None] = lambda done, total: None,
+    on_warning: Callable[[str], None] = lambda warning: None,
     on_epoch: Callable[[Run, int], None] = lambda run, epochs: None,
 ) -> Trained:
     """Train on the healthy images of a data set, calibrate, and write a model folder; the command of the same name.
@@ -73,7 +77,9 @@ def train(
         settings: the detector's own by name; `recipe.*`, `score.*` and `prepare.*` for the rest.
         epochs: in place of the preset's.
         resume: go on where an interrupted training in `out` stopped; start one if there is none.
+        tracked: told of the plan and of each epoch; it changes nothing in what is learned.
         on_image: called with images prepared and images in all, for each part of the data.
+        on_warning: called before the first epoch with the reason why the model will judge nobody, if there is one.
         on_epoch: called after each epoch with the run and the number of epochs.
 
     Raises:
@@ -83,12 +89,12 @@ def train(
         detector, preset, {**(settings or {}), **({} if epochs is None else {"recipe.epochs": epochs})}, seed
     )
     progress = out / "progress"
-    begun = (out / "model.json").is_file() or (progress / "state.safetensors").is_file()
+    begun = (out / "model.json").is_file() or any(progress.rglob("state.safetensors"))
     if begun and not resume:
         raise ConfigError(f"{out} holds a training already. Add --resume to go on with it, or choose another --out.")
     cases = split(open_dataset(dataset, data))
     torch.manual_seed(seed)
-    net = build(plan.detector, plan.settings, plan.score)
+    net = build(plan.detector, settings_of(plan, SIZES[0]), plan.score)
     # What is not learned by descent gains nothing from less precision.
     fabric = make_fabric(device, "fp32" if precision == "auto" and not net.parts() else precision)
     used: Precision = "bf16" if half_precision(fabric) else "fp32"
@@ -104,14 +110,30 @@ def train(
     told: dict[str, Any] = {"left_out": left_out, "remarks": remarks(healthy, cases)}
     net.check(plan.recipe, len(rows[Split.TRAIN]), len(rows[Split.VALIDATION]))
     make_progress(progress, plan)
-    run = fit(net, plan.recipe, rows[Split.TRAIN], rows[Split.VALIDATION], progress, seed, fabric, on_epoch)
+    if few := shortfall(len({case.patient_id for case in healthy[Split.CALIBRATION]})):
+        on_warning(few)
+    watched = tracked or Tracker()
+    watched.begin(asdict(plan))
+
+    def ended(run: Run, epochs: int) -> None:
+        watched.log(run.rows)
+        on_epoch(run, epochs)
+
+    learned, validation, settings, tried = rows[Split.TRAIN], rows[Split.VALIDATION], plan.settings, {}
+    if settings.get("latent") == AUTO:
+        held = healthy[Split.VALIDATION]
+        pictures = painted(PreparedCache().prepare(held, preparation, read_study, study_sha256), held, seed)
+        net, settings, run, tried["latent"] = chosen(plan, learned, validation, pictures, progress, fabric, on_epoch)
+    else:
+        run = fit(net, plan.recipe, learned, validation, progress, seed, fabric, ended)
+    watched.log(run.rows)  # of one that was killed after its last epoch, too
     if fabric.global_rank > 0:
         return Trained(folder=out, run=run, **told)
     fit_score(net, rows[Split.VALIDATION], used)
-    card = card_of(plan, healthy, first, net, run) | told
+    card = card_of(plan, healthy, first, net, run) | told | tried
     model = Model(
         name=plan.detector,
-        settings=plan.settings,
+        settings=settings,
         score=plan.score,
         detector=net,
         preparation=preparation,
@@ -124,14 +146,6 @@ def train(
     replace(model, calibration=calibration).save(out)
     shutil.rmtree(progress)
     return Trained(folder=out, run=run, **told, warning=calibration.shortfall)
-
-
-@torch.no_grad()
-def fit_score(net: Detector, validation: Images, precision: Precision) -> None:
-    """Let a score that learns, learn from the healthy validation part, a batch of 32 at a time."""
-    if isinstance(net, Restorer):
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            net.fit_score(torch.from_numpy(np.array(validation[i : i + 32])) for i in range(0, len(validation), 32))
 
 
 def rescored(folder: Path, score: Mapping[str, Any], data: Path, out: Path, *, dataset: str = "folder") -> Path:

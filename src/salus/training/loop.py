@@ -27,9 +27,9 @@ from torch import Tensor
 
 from salus.core.errors import ConfigError, ModelError, TrainingError, did_you_mean
 from salus.core.machine import keep_freed_memory
-from salus.detectors import Detector, Recipe
+from salus.detectors import Detector, Recipe, Restorer
 from salus.io.files import write_whole
-from salus.model import device_of, learned
+from salus.model import Precision, device_of, learned
 
 DIVERGED = 1e9  # no loss of images in [0, 1] comes near it, whatever is summed
 CURE = "The training has diverged: begin anew in another --out with a lower recipe.learning_rate or recipe.clip=1."
@@ -220,6 +220,14 @@ def one_epoch(
         if average:
             averaged(average, detector, min(recipe.average, (1 + run.step) / (10 + run.step)))
     return logged
+
+
+@torch.no_grad()
+def fit_score(net: Detector, validation: Images, precision: Precision) -> None:
+    """Let a score that learns, learn from the healthy validation part, a batch of 32 at a time."""
+    if isinstance(net, Restorer):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            net.fit_score(torch.from_numpy(np.array(validation[i : i + 32])) for i in range(0, len(validation), 32))
 
 
 def half_precision(fabric: Fabric) -> bool:

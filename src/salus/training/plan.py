@@ -13,6 +13,7 @@ from salus.detectors import Recipe, build, detector_class
 from salus.model import Model
 from salus.preprocess.preparation import Preparation
 
+AUTO = "auto"  # a setting `latent` that healthy images choose, see `salus.training.latent`
 T = TypeVar("T")
 
 
@@ -56,11 +57,16 @@ def resolved(detector: str, preset: str, settings: Mapping[str, Any], seed: int)
     score = dict(chosen.score)
     if grouped["score"].get("name", score.get("name")) != score.get("name"):
         score = {}  # another score does not share the preset's settings
+    automatic = own.get("latent") == AUTO
+    if automatic:
+        del own["latent"]
     config = build(detector, {**chosen.settings, **own}, {**score, **grouped["score"]}).config
+    if automatic and not isinstance(getattr(config, "latent", None), int):
+        raise ConfigError(f"{detector} has no code whose size could be chosen; latent=auto is for such as ae, vae, ra.")
     return Plan(
         detector=detector,
         preset=preset,
-        settings=asdict(config),
+        settings=asdict(config) | ({"latent": AUTO} if automatic else {}),
         score={**score, **grouped["score"]},
         recipe=checked(Recipe, "recipe", {**asdict(chosen.recipe), **grouped["recipe"]}),
         preparation=asdict(checked(Preparation, "prepare", {**grouped["prepare"], "size": config.size})),
@@ -94,6 +100,11 @@ def refuse_another(out: Path, plan: Plan) -> None:
     )
     mine = json.loads(json.dumps(asdict(plan)))
     if different := sorted(key for key in mine if there.get(key) != mine[key]):
-        raise ConfigError(
-            f"{out} was begun with another {', '.join(different)}. Use the same data and settings or another --out."
-        )
+        begun = ", ".join(map(called, different))
+        raise ConfigError(f"{out} was begun with {begun}. Use the same data and settings or another --out.")
+
+
+def called(key: str) -> str:
+    """A part of a plan in a sentence for people."""
+    told = {"settings": "other settings", "manifest_sha256": "other images or parts", "dataset": "another reader"}
+    return told.get(key, f"another {key}")

@@ -1,0 +1,225 @@
+"""`salus latent`: one method with codes of many sizes, and which of them healthy images choose.
+
+OUT/models/<size>/  a model folder each
+OUT/latent.csv      a row a size
+OUT/latent.json     the same, the sizes that other rules without labels would take, and settings
+OUT/latent.html     one file for people
+
+Healthy images decide. Where the data set has a test, its labels judge the choice after it was made.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
+
+from salus.benchmark.measures import rounded
+from salus.core import Dataset, Label, Split
+from salus.core.errors import ConfigError
+from salus.datasets import open_dataset
+from salus.datasets.protocol import split
+from salus.io import read_study, study_sha256
+from salus.io.files import write_whole
+from salus.metrics import auroc
+from salus.model import Model, case_score, detections, versions
+from salus.preprocess.cache import Prepared, PreparedCache
+from salus.screening import make_folder
+from salus.training import Run, train
+from salus.training.latent import SIZES, look, painted, sights, smallest
+
+FORMAT = 1
+NEIGHBOURS = (10, 20)  # of Levina and Bickel's estimate, which is their mean
+VARIANCES = (0.9, 0.95)
+FAR = 0.9  # share of the ratios of distances that TwoNN's line is fitted to
+
+Rows = NDArray[np.float32]
+Floats = NDArray[np.float64]
+
+
+def latent(
+    detector: str,
+    data: Path,
+    out: Path,
+    *,
+    dataset: str = "folder",
+    preset: str = "fast",
+    sizes: Sequence[int] = SIZES,
+    settings: Mapping[str, Any] | None = None,
+    epochs: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    on_size: Callable[[int, Run, int], None] = lambda size, run, epochs: None,
+) -> dict[str, Any]:
+    """Train a method with codes of several sizes and choose one without labels; the command of the same name.
+
+    Models that are there already are not trained again, and one that was interrupted goes on.
+
+    Args:
+        detector, preset, settings, epochs, seed, device: as for `train`.
+        sizes: entries of the code to try, each once.
+        on_size: told of each epoch: the size, the run, the number of epochs.
+
+    Returns:
+        What `latent.json` holds.
+
+    Raises:
+        ConfigError: a size twice or below 1, or a method without a setting `latent`.
+        LayoutError, TrainingError, StorageError: see their messages.
+    """
+    from salus.benchmark.latent_report import page
+
+    tried = sorted(sizes)
+    if not tried or tried[0] < 1 or len(set(tried)) < len(tried):
+        raise ConfigError(f"the sizes of the code are numbers from 1 up, each once; got {', '.join(map(str, sizes))}.")
+    if "latent" in (settings or {}):
+        raise ConfigError("latent is what is chosen here; say which sizes to try with --sizes.")
+    make_folder(out)
+    cases = split(open_dataset(dataset, data))
+    healthy = cases.only(label=Label.NORMAL)
+    models = []
+    for size in tried:
+        place = out / "models" / str(size)
+        train(
+            detector, data, place, dataset=dataset, preset=preset, settings={**(settings or {}), "latent": size},
+            epochs=epochs, seed=seed, device=device, resume=True,
+            on_epoch=partial(on_size, size),
+        )  # fmt: skip
+        models.append(Model.load(place, device=device))
+    parts = {part: prepared(models[0], healthy.only(split=part)) for part in (Split.TRAIN, Split.VALIDATION)}
+    pictures = painted(parts[Split.VALIDATION], healthy.only(split=Split.VALIDATION), seed)
+    seen = sights([look(model.detector, pictures, model.precision) for model in models], pictures)
+    chosen = tried[smallest(seen)]
+    rows = [
+        {
+            "latent": size,
+            "painted_auroc": rounded(sight.auroc),
+            "behind": rounded(sight.behind),
+            "standard_error": rounded(sight.error),
+            "train_error": rounded(error(model, parts[Split.TRAIN].rows)),
+            "validation_error": rounded(error(model, parts[Split.VALIDATION].rows)),
+            "seconds": round(model.card["run"]["seconds"], 1),
+        }
+        for size, model, sight in zip(tried, models, seen, strict=True)
+    ]
+    for row, model in zip(rows, models, strict=True):
+        row["test_auroc"] = judged(model, cases.only(split=Split.TEST))
+    training = parts[Split.TRAIN].rows.reshape(len(parts[Split.TRAIN].rows), -1)
+    about = {
+        "format": FORMAT,
+        "method": models[0].summary,
+        "dataset": cases.name,
+        "seed": seed,
+        "chosen": chosen,
+        "sizes": rows,
+        "others": others(tried, [row["validation_error"] for row in rows], training),
+        "images": {str(part): len(found.rows) for part, found in parts.items()},
+        "painted": len(pictures.lesions),
+        "versions": versions(),
+    }
+    write_table(out / "latent.csv", rows)
+    write_whole(out / "latent.json", (json.dumps(about, indent=1, allow_nan=False) + "\n").encode())
+    write_whole(out / "latent.html", page(about).encode())
+    return about
+
+
+def prepared(model: Model, cases: Dataset) -> Prepared:
+    """Slices as the model sees them."""
+    return PreparedCache().prepare(cases, model.preparation, read_study, study_sha256)
+
+
+def error(model: Model, rows: Rows) -> float:
+    """Mean squared difference of healthy slices from their restorations, intensities in [0, 1]."""
+    restored = detections(model.detector, rows, precision=model.precision)[2]
+    if restored is None:
+        raise ConfigError(f"{model.name} restores nothing, so there is no error to look at.")
+    return float(np.square(rows - restored).mean())
+
+
+def judged(model: Model, test: Dataset) -> float | None:
+    """AUROC on the test, a look at its labels; None where it has not both classes."""
+    found = prepared(model, test)
+    labels = [test[int(index)].label for index in np.unique(found.case)]
+    if not {Label.NORMAL, Label.ABNORMAL} <= set(labels):
+        return None
+    scores = detections(model.detector, found.rows, precision=model.precision)[1]
+    of_case = [case_score(scores[found.case == index]) for index in np.unique(found.case)]
+    known = [place for place, label in enumerate(labels) if label in (Label.NORMAL, Label.ABNORMAL)]
+    abnormal = np.array([labels[place] == Label.ABNORMAL for place in known])
+    return rounded(auroc(abnormal, np.array(of_case)[known]))
+
+
+def others(sizes: Sequence[int], errors: Sequence[float], training: Rows) -> list[dict[str, Any]]:
+    """What other rules without labels would take: each rule's own value, and the tried size that is nearest to it."""
+    estimates: dict[str, float] = {
+        "least validation error": sizes[int(np.argmin(errors))],
+        "elbow of the validation error": elbow(sizes, errors),
+        "intrinsic dimension, TwoNN": two_nearest(training),
+        "intrinsic dimension, maximum likelihood": maximum_likelihood(training),
+        **{f"components for {share:.0%} of the variance": components(training, share) for share in VARIANCES},
+    }
+    tried = np.array(sizes)
+    return [
+        {"rule": name, "value": round(d, 2), "latent": sizes[int(np.abs(np.log(tried / d)).argmin())]}
+        for name, d in estimates.items()
+    ]
+
+
+def elbow(sizes: Sequence[int], errors: Sequence[float]) -> int:
+    """The size whose error lies farthest below the line from first to last, over log size (Satopaa et al. 2011)."""
+    along = np.log(np.array(sizes) / sizes[0])
+    below = errors[0] + (errors[-1] - errors[0]) * along / max(along[-1], 1e-12) - np.array(errors)
+    return sizes[int(below.argmax())]
+
+
+def two_nearest(rows: Rows) -> float:
+    """Intrinsic dimension from the ratio of each row's distances to its two nearest (Facco et al. 2017)."""
+    near = np.sort(distances(rows), axis=1)[:, :2]
+    ratios = np.sort(near[:, 1] / near[:, 0])
+    kept = int(FAR * len(ratios))
+    x, y = np.log(ratios[:kept]), -np.log1p(-np.arange(1, kept + 1) / len(ratios))
+    return float((x @ y) / (x @ x))
+
+
+def maximum_likelihood(rows: Rows) -> float:
+    """Intrinsic dimension from distances to many neighbours, the mean over their number (Levina and Bickel 2004).
+
+    Averaged over rows as inverses, as MacKay and Ghahramani 2005 correct it.
+    """
+    apart = distances(rows)
+    most = min(NEIGHBOURS[1], len(apart) - 1)
+    near = np.log(np.sort(apart, axis=1)[:, :most])
+    found = [
+        1 / np.mean((near[:, k - 1 : k] - near[:, : k - 1]).sum(axis=1) / (k - 2))
+        for k in range(min(NEIGHBOURS[0], most), most + 1)
+    ]
+    return float(np.mean(found))
+
+
+def distances(rows: Rows) -> Floats:
+    """(n, n) Euclidean, infinite to itself. Copies count once: they say nothing of a dimension."""
+    single = np.unique(rows, axis=0)
+    apart: Floats = cdist(single, single)
+    np.fill_diagonal(apart, np.inf)
+    return apart
+
+
+def components(rows: Rows, share: float) -> int:
+    """Principal components that hold a share of the variance."""
+    spread = np.linalg.svd(rows - rows.mean(axis=0), compute_uv=False) ** 2
+    return int(np.searchsorted(np.cumsum(spread) / spread.sum(), share) + 1)
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """`latent.csv`: empty where there is no value."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, text.getvalue().encode())

@@ -1,0 +1,68 @@
+"""How many entries a code should have: methods of a suite that differ in `latent` alone (Cai et al., Figure 3).
+
+The error is the mean image score of the healthy and of the abnormal test images. Where the map is a plain difference
+(`residual`, `squared`), that is the reconstruction error.
+"""
+
+import json
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from salus.benchmark.rows import Row, over_trainings
+from salus.core import Label
+
+SIZES = 3  # fewer make no curve
+RANKED = ("auroc", "auprc", "pixel_ap")
+
+Place = tuple[str, int]  # data set, entries of the code
+
+
+def sweeps(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Of each detector and score that a suite has with `SIZES` codes or more: the curves over them, by data set."""
+    found: dict[tuple[str, str], dict[Place, list[Row]]] = {}
+    for row in rows:
+        if row.folder is not None and isinstance(latent := row.run["settings"].get("latent"), int):
+            found.setdefault(all_but_latent(row), {}).setdefault((row.data, latent), []).append(row)
+    return [
+        {
+            "detector": next(iter(places.values()))[0].run["detector"],
+            "score": score,
+            "map": next(iter(places.values()))[0].map,
+            "data": {
+                data: [{"latent": d, **point(places[data, d])} for name, d in sorted(places) if name == data]
+                for data in dict.fromkeys(data for data, _ in places)
+            },
+        }
+        for (_, score), places in found.items()
+        if len({latent for _, latent in places}) >= SIZES
+    ]
+
+
+def all_but_latent(row: Row) -> tuple[str, str]:
+    """What trainings of one curve share."""
+    plan = row.run["card"]["plan"]
+    settings = {key: value for key, value in plan["settings"].items() if key != "latent"}
+    return json.dumps([plan["detector"], plan["preset"], settings, plan["recipe"]], sort_keys=True), row.score
+
+
+def point(trainings: Sequence[Row]) -> dict[str, Any]:
+    """One size on one data set, over its trainings."""
+    made: dict[str, Any] = {"method": trainings[0].method}
+    for name in RANKED:
+        entries = [entry for row in trainings if (entry := row.entries[name]) is not None]
+        made[name] = over_trainings(entries) if entries else None
+    errors = [mean_scores(row) for row in trainings]
+    for label in (Label.NORMAL, Label.ABNORMAL):
+        means = [{"value": error[label]} for error in errors if label in error]
+        made[label] = over_trainings(means) if means else None
+    return made
+
+
+def mean_scores(row: Row) -> dict[str, float]:
+    """Mean score of the judged test cases by their label."""
+    scores: dict[str, list[float]] = {}
+    for case in row.cases:
+        if case["score"]:
+            scores.setdefault(case["label"], []).append(float(case["score"]))
+    return {label: statistics.fmean(values) for label, values in scores.items()}

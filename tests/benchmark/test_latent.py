@@ -1,0 +1,208 @@
+"""The size of the code without labels: estimates against what is known, the choice by hand, the command, `auto`."""
+
+import csv
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from salus.benchmark.latent import components, elbow, maximum_likelihood, two_nearest
+from salus.core import Case, Dataset
+from salus.core.errors import LayoutError
+from salus.preprocess.cache import Prepared
+from salus.training.latent import CONTRASTS, PATIENCE, ROUNDS, SIZES, Look, Painted, Sight, painted, sights, smallest
+
+TINY = ("--preset", "tiny", "--epochs", "2")
+
+
+def pictures(patients: list[str], each: int = 2) -> Painted:
+    """Slices of nothing, with `each` painted ones a slice."""
+    bare = np.zeros((len(patients), 1, 8, 8), dtype=np.float32)
+    of = np.repeat(np.arange(len(patients)), each)
+    return Painted(bare=bare, lesions=bare[of], of=of, patients=tuple(patients))
+
+
+def discs_prepared(count: int, side: int = 64) -> tuple[Prepared, Dataset]:
+    rows, columns = np.mgrid[:side, :side]
+    disc = (np.hypot(rows - side / 2, columns - side / 2) < 0.4 * side) * np.float32(0.5)
+    cases = tuple(Case(case_id=str(k), patient_id=f"p{k}", images=()) for k in range(count))
+    made = np.repeat(disc[None, None].astype(np.float32), count, axis=0)
+    return Prepared(rows=made, case=np.arange(count), failures=()), Dataset("discs", cases)
+
+
+@pytest.mark.parametrize("dimension", [1, 2, 5])
+def test_intrinsic_dimensions_of_a_known_manifold(dimension):
+    rng = np.random.default_rng(0)
+    inside = rng.uniform(size=(800, dimension)) @ np.linalg.qr(rng.normal(size=(40, dimension)))[0].T
+    assert_allclose(two_nearest(inside.astype(np.float32)), dimension, rtol=0.15)
+    assert_allclose(maximum_likelihood(inside.astype(np.float32)), dimension, rtol=0.2)  # low at borders
+
+
+def test_copies_do_not_make_a_dimension():
+    rows = np.random.default_rng(0).uniform(size=(300, 2))
+    assert_allclose(two_nearest(np.concatenate([rows, rows])), two_nearest(rows), rtol=0.1)
+
+
+def test_components_hold_the_share_of_the_variance_that_is_asked():
+    rows = np.diag([4.0, 2.0, 1.0, 0.0]) @ np.eye(4)
+    rows = np.concatenate([rows, -rows])  # variances 16, 4, 1 of 21
+    assert [components(rows, share) for share in (0.7, 0.9, 0.99)] == [1, 2, 3]
+
+
+def test_the_elbow_lies_farthest_below_the_line_from_end_to_end():
+    assert elbow([1, 2, 4, 8, 16], [1.0, 0.5, 0.2, 0.15, 0.1]) == 4
+    assert elbow([1, 2, 4], [1.0, 0.5, 0.0]) == 1  # a straight line has none
+
+
+def test_sights_by_hand():
+    several = pictures(["a", "b"], each=1)
+    seen = sights(
+        [
+            Look(bare=np.array([0.0, 1.0]), lesions=np.array([2.0, 3.0])),  # all apart
+            Look(bare=np.array([0.0, 2.0]), lesions=np.array([1.0, 3.0])),  # three pairs of four
+            Look(bare=np.array([0.0, 0.0]), lesions=np.array([0.0, 0.0])),
+        ],
+        several,
+    )
+    assert [one.auroc for one in seen] == [1.0, 0.75, 0.5]
+    assert [one.behind for one in seen] == [0.0, 0.25, 0.5]
+    assert seen[0].error == seen[2].error == 0  # 0.5 behind whoever is drawn
+    # Drawn are aa and bb, a quarter each and 1 apart from bare and painted, and ab with half of the draws.
+    assert_allclose(seen[1].error, np.sqrt(0.5 * 0.5) * 0.25, rtol=0.1)
+
+
+def test_slices_of_one_patient_are_drawn_together():
+    rng = np.random.default_rng(0)
+    looks = [Look(bare=rng.normal(size=40), lesions=rng.normal(gain, size=80)) for gain in (1.0, 0.8)]
+    alone, together = (sights(looks, pictures([str(k // slices) for k in range(40)]))[1] for slices in (1, 40))
+    assert alone.behind == together.behind
+    assert alone.error > 0.01
+    assert together.error < 1e-12
+
+
+def test_the_smallest_size_within_a_standard_error_of_the_best_is_taken():
+    seen = [
+        Sight(auroc=0.70, behind=0.10, error=0.02),
+        Sight(auroc=0.79, behind=0.01, error=0.02),
+        Sight(auroc=0.80, behind=0.0, error=0.0),
+        Sight(auroc=0.795, behind=0.005, error=0.02),
+    ]
+    assert smallest(seen) == 1
+    assert smallest([replace(seen[1], error=0.005), *seen[2:]]) == 1
+
+
+def test_lesions_are_the_same_ones_every_time_and_lie_in_their_own_slice():
+    prepared, cases = discs_prepared(3)
+    first, again, other = painted(prepared, cases, 0), painted(prepared, cases, 0), painted(prepared, cases, 1)
+    assert len(first.lesions) == 3 * 3 * ROUNDS
+    assert first.patients == ("p0", "p1", "p2")
+    assert (first.lesions == again.lesions).all()
+    assert (first.lesions != other.lesions).any()
+    changes = np.abs(first.lesions - first.bare[first.of])[:, 0]
+    assert (changes.max(axis=(1, 2)) > 0.9 * 0.5 * min(abs(c) for c in CONTRASTS)).all()
+    assert not changes[:, first.bare[0, 0] == 0].any()  # nothing outside the body
+
+
+def test_images_without_room_for_a_lesion_cannot_choose():
+    prepared, cases = discs_prepared(2)
+    with pytest.raises(LayoutError, match=r"discs: no foreground of 2 .* lesion of 16 pixels.* Set latent to a number"):
+        painted(replace(prepared, rows=prepared.rows * 0), cases, 0)
+
+
+def test_the_command_chooses_from_healthy_images_and_goes_on(salus, disc_folder, tmp_path):
+    out = tmp_path / "out"
+    command = ("latent", "ae", "--data", disc_folder, "--out", out, "--sizes", "8,1", *TINY)
+    code, said, _ = salus(*command, "--json")
+    assert code == 0
+    answer = json.loads(said)
+    about = json.loads((out / "latent.json").read_text())
+    assert about["chosen"] == answer["chosen"]
+    assert [row["latent"] for row in about["sizes"]] == [1, 8]
+    assert all(0 <= row["test_auroc"] <= 1 for row in about["sizes"])
+    assert {one["latent"] for one in about["others"]} <= {1, 8}
+    with (out / "latent.csv").open(newline="") as file:
+        assert [row["painted_auroc"] for row in csv.DictReader(file)] == [
+            str(row["painted_auroc"]) for row in about["sizes"]
+        ]
+    before = {path: path.stat().st_mtime_ns for path in (out / "models").rglob("*.*")}
+    assert salus(*command)[0] == 0
+    assert {path: path.stat().st_mtime_ns for path in (out / "models").rglob("*.*")} == before
+    page = (out / "latent.html").read_text()
+    assert f"Healthy images choose {about['chosen']} " in page
+
+
+def test_labels_of_the_test_do_not_choose(salus, disc_folder, tmp_path):
+    without = shutil.copytree(disc_folder, tmp_path / "without", ignore=shutil.ignore_patterns("hole"))
+    chosen = []
+    for data in (disc_folder, without):
+        out = tmp_path / data.name / "out"
+        assert salus("latent", "--data", data, "--out", out, "--sizes", "1,8", *TINY)[0] == 0
+        about = json.loads((out / "latent.json").read_text())
+        chosen.append([(row["painted_auroc"], row["behind"]) for row in about["sizes"]])
+    assert chosen[0] == chosen[1]
+    assert about["sizes"][0]["test_auroc"] is None
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--sizes", "4,4"), "numbers from 1 up, each once; got 4, 4"),
+        (("--sizes", "0,4"), "numbers from 1 up"),
+        (("--sizes", "a"), "--sizes takes whole numbers"),
+        (("--set", "latent=3"), "say which sizes to try with --sizes"),
+        (("knn",), "knn has no setting 'latent'"),
+    ],
+)
+def test_what_cannot_be_tried_is_refused(words, expected, salus, disc_folder, tmp_path):
+    code, _, said = salus("latent", *words, "--data", disc_folder, "--out", tmp_path / "out", *TINY[:2])
+    assert code == 2
+    assert expected in said
+
+
+def test_auto_is_the_training_of_the_size_it_chooses(salus, disc_folder, tmp_path, monkeypatch):
+    def trained(name: str, latent: object) -> dict:
+        command = ("train", "ae", "--data", disc_folder, "--out", tmp_path / name, "--set", f"latent={latent}", *TINY)
+        code, _, said = salus(*command)
+        assert code == 0, said
+        return json.loads((tmp_path / name / "model.json").read_text())
+
+    auto = trained("auto", "auto")
+    tried = [row["latent"] for row in auto["card"]["latent"]]
+    assert tried == list(SIZES[: len(tried)])
+    best = max(auto["card"]["latent"], key=lambda row: row["auroc"])
+    assert len(tried) == len(SIZES) or tried.index(best["latent"]) == len(tried) - 1 - PATIENCE
+    assert auto["settings"]["latent"] in tried
+    assert auto["card"]["plan"]["settings"]["latent"] == "auto"
+    alone = trained("alone", auto["settings"]["latent"])
+    assert auto["files"] == alone["files"]  # the same weights to the bit
+
+
+def test_auto_goes_on_where_it_was_interrupted(salus, disc_folder, tmp_path, monkeypatch):
+    from salus.training import latent
+
+    command = ("train", "ae", "--data", disc_folder, "--set", "latent=auto", *TINY, "--out")
+    assert salus(*command, tmp_path / "whole")[0] == 0
+    looked, look = [], latent.look
+
+    def interrupted(*arguments):
+        looked.append(1)
+        if len(looked) == 3:
+            raise KeyboardInterrupt
+        return look(*arguments)
+
+    monkeypatch.setattr(latent, "look", interrupted)
+    assert salus(*command, tmp_path / "torn")[0] == 130
+    code, _, said = salus(*command, tmp_path / "torn")
+    assert (code, "Add --resume" in said) == (2, True)
+    assert salus(*command, tmp_path / "torn", "--resume")[0] == 0
+    files = [json.loads((tmp_path / name / "model.json").read_text())["files"] for name in ("whole", "torn")]
+    assert files[0] == files[1]
+
+
+def test_a_method_without_a_code_cannot_choose_one(salus, disc_folder, tmp_path):
+    code, _, said = salus("train", "pca", "--data", disc_folder, "--out", tmp_path / "m", "--set", "latent=auto")
+    assert code == 2
+    assert "pca has no code whose size could be chosen" in said

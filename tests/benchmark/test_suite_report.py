@@ -1,0 +1,306 @@
+"""The page of a benchmark: ours beside the papers, codes of several sizes, ranks, cases, and the protocol card."""
+
+import base64
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from salus.benchmark.beside import beside
+from salus.benchmark.card import card
+from salus.benchmark.gallery import chosen_of, gallery
+from salus.benchmark.published import COLUMNS, METHODS, PAPERS, published
+from salus.benchmark.rows import MEASURES, Row
+from salus.benchmark.run import benchmark
+from salus.benchmark.suite import Data, Method, Suite, read_suite
+from salus.benchmark.suite_report import printed, rank_plot, sweep_plots
+from salus.benchmark.sweeps import sweeps
+from salus.benchmark.tables import number_of, ranked, write_tables
+from salus.datasets import covid_radiography, fastmri, grazpedwri, rsna
+from salus.detectors import DETECTORS
+from salus.metrics.comparison import critical_difference
+from tests.benchmark.test_report import Page
+
+TABLES = [f"ra2024 {k}" for k in (1, 2, 3)] + [f"cai2024 {k}" for k in (1, 2)]
+CODES = (1, 2, 4)
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """Makes a row as a cell would have left it: `run.json`, `cases.csv` of (case, label, finding, score), metrics."""
+    made = []
+
+    def make(method="ra", *, data="brain", seed=0, detector="ra", settings=(), cases=(), **metrics) -> Row:
+        folder = tmp_path / str(len(made))
+        for part in ("results", "report"):
+            (folder / part).mkdir(parents=True)
+        plan = {"detector": detector, "preset": "paper", "settings": dict(settings), "recipe": {"epochs": 3}}
+        run = {
+            "detector": detector,
+            "settings": dict(settings),
+            "card": {
+                "plan": plan,
+                "counts": {"train": 8},
+                "manifest_sha256": "ab",
+                "remarks": ["1 child"],
+            },
+            "calibration": {"grid_threshold": 0.007},
+            "preparation": {"size": 64},
+        }
+        (folder / "results" / "run.json").write_text(json.dumps(run))
+        with (folder / "report" / "cases.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["case_id", "patient_id", "label", "findings", "score"])
+            writer.writerows([name, name[0], label, finding, score] for name, label, finding, score in cases)
+        empty = {"overall": None, "healthy": None, "findings": {}, "protocols": None, "seed": 0}
+        content = {"dataset": "fastmri", **empty, **metrics}
+        entries = {name: (content["overall"] or {}).get(name) for name in MEASURES}
+        row = Row(
+            data=data, method=method, score="own", seed=seed, map=f"{detector} + squared", metrics=content,
+            entries=entries, folder=folder,
+        )  # fmt: skip
+        made.append(row)
+        return row
+
+    return make
+
+
+def value(number: float) -> dict:
+    return {"value": number, "ci95": [number - 0.1, number + 0.1]}
+
+
+def hits(**classes: tuple[int, int, float]) -> dict:
+    """`protocols` of metrics.json from (n, detected, F1) by class; `_` stands for a space or a hyphen in its name."""
+    made = {
+        name: {"n": n, "n_detected": found, "recall": value(found / n), "f1": value(f1)}
+        for name, (n, found, f1) in classes.items()
+    }
+    n, found = sum(n for n, _, _ in classes.values()), sum(found for _, found, _ in classes.values())
+    micro = {"n": n, "n_detected": found, "recall": value(found / n), "f1": value(0.25)}
+    return {"ra2024": {"published": {"classes": made, "micro": micro}}}
+
+
+def by_column(ours: list[dict], theirs: str) -> dict[tuple[str, str], dict]:
+    return {(one["of"], one["measure"]): one for one in ours if one["theirs"] == theirs}
+
+
+def test_findings_that_the_paper_calls_one_are_counted_together(trained):
+    row = trained(protocols=hits(**{"Mass": (3, 2, 0.5), "Extra-axial mass": (1, 0, 0.1), "Edema": (4, 1, 0.3)}))
+    ours = by_column(beside("ra2024 1", published("ra2024 1"), [row]), "RA")
+    mass, f1 = ours["mass", "n_detected"], ours["mass", "f1"]
+    assert (mass["mean"], mass["n"]) == (2, 4)
+    assert mass["ci95"] == pytest.approx([0.150, 0.850], abs=1e-3), "Wilson of two of four"
+    assert f1["mean"] == pytest.approx((3 * 0.5 + 0.1) / 4)
+    assert f1["ci95"] is None
+    assert (ours["total", "n_detected"]["mean"], ours["total", "f1"]["mean"]) == (3, 0.25)
+    assert ours["edema", "n_detected"]["ci95"] == [0.15, 0.35], "the interval of metrics.json, of one class"
+    assert ("resection", "f1") not in ours
+
+
+def test_several_trainings_have_their_spread_and_no_interval(trained):
+    rows = [trained(seed=seed, protocols=hits(Edema=(4, found, 0.5))) for seed, found in ((0, 1), (1, 3))]
+    found = by_column(beside("ra2024 1", published("ra2024 1"), rows), "RA")["edema", "n_detected"]
+    assert (found["mean"], found["ci95"]) == (2, None)
+    assert found["seed_sd"] == pytest.approx(2**0.5)
+
+
+def test_each_disease_comes_from_its_data_set_and_healthy_from_the_first(trained):
+    auroc = {"findings": {"Lung Opacity": {"auroc": value(0.8)}}, "healthy": {"ssim": value(0.7), "lpips": None}}
+    rows = [
+        trained("vae", detector="vae", dataset="rsna", data="chest", **auroc),
+        trained("vae", detector="vae", dataset="covid-radiography", findings={"COVID": {"auroc": value(0.6)}}),
+    ]
+    ours = beside("ra2024 3", published("ra2024 3"), rows)
+    assert {(one["of"], one["measure"]): (one["mean"], one["data"]) for one in ours} == {
+        ("healthy", "ssim"): (0.7, "chest"),
+        ("pneumonia", "auroc"): (0.8, "chest"),
+        ("COVID-19", "auroc"): (0.6, "brain"),
+    }
+
+
+def test_other_data_another_method_and_no_threshold_fill_no_column(trained):
+    rows = [
+        trained(dataset="phantom", protocols=hits(Edema=(4, 1, 0.3))),
+        trained("ae", detector="ae", settings={"latent": 4}, protocols=hits(Edema=(4, 1, 0.3))),
+        trained(protocols={"ra2024": {"published": None}}),
+        Row(data="brain", method="ra", score="own", seed=1, reason="diverged"),
+    ]
+    assert beside("ra2024 1", published("ra2024 1"), rows) == []
+
+
+def test_an_autoencoder_stands_under_its_own_size(trained):
+    row = trained(
+        "small", detector="ae", settings={"latent": 4}, dataset="medianomaly/rsna", overall={"auroc": value(0.7)}
+    )
+    (ours,) = beside("cai2024 1", published("cai2024 1"), [row])
+    assert (ours["theirs"], ours["of"], ours["measure"], ours["method"]) == ("AE, d = 4", "RSNA", "auroc", "small")
+
+
+def test_a_published_table_is_laid_out_as_in_print_with_ours_below(trained):
+    rows = [trained(protocols=hits(Edema=(4, 1, 0.3)))]
+    numbers = published("ra2024 1")
+    table = printed("ra2024 1", [number_of(number) for number in numbers], beside("ra2024 1", numbers, rows))
+    assert [of for of, _ in table["groups"]][:3] == ["total", "edema", "mass"]
+    assert [measure for _, measure in table["groups"][0][1]] == ["n_detected", "f1"]
+    assert list(table["rows"]) == ["DAE", "MKD", "LTM", "VAE", "MAE", "SI-VAE", "DDPM", "RA"]
+    assert table["rows"]["RA"]["theirs"]["edema", "n_detected"]["value"] == 12
+    assert list(table["rows"]["RA"]["ours"]) == [("ra", "own")]
+    assert set(table["rows"]["RA"]["ours"]["ra", "own"]["cells"]) == {
+        (of, measure) for of in ("total", "edema") for measure in ("n_detected", "f1")
+    }
+    assert not any(table["rows"][name]["ours"] for name in table["rows"] if name != "RA")
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_every_published_row_and_column_has_its_counterpart(table):
+    for number in published(table):
+        assert METHODS[number.method][0] in DETECTORS
+        assert f"{table} {number.of}" in COLUMNS
+    assert table.split()[0] in PAPERS
+
+
+def test_columns_name_the_findings_as_readers_spell_them():
+    spelled = {
+        grazpedwri.NAME: set(grazpedwri.CLASSES),
+        rsna.NAME: {rsna.OPACITY},
+        covid_radiography.NAME: set(covid_radiography.ABNORMAL),
+    }
+    for data, findings in COLUMNS.values():
+        assert data in {*spelled, fastmri.NAME} or data.startswith("medianomaly/")
+        assert set(findings) <= spelled.get(data, set(findings))
+
+
+def test_codes_of_three_sizes_make_a_curve_with_errors_of_healthy_and_abnormal(trained):
+    rows = [
+        trained(
+            f"ae-{d}", seed=seed, detector="ae", settings={"latent": d, "size": 64}, overall={"auroc": value(0.1 * d)},
+            cases=[("a", "normal", "", 0.2 / d), ("b", "abnormal", "", 0.6 / d), ("c", "abnormal", "", 0.4 / d),
+                   ("d", "abnormal", "", "")],
+        )
+        for d in CODES
+        for seed in (0, 1)
+    ]  # fmt: skip
+    other = trained("wide", detector="ae", settings={"latent": 8, "size": 128})
+    assert sweeps([*rows[:4], other]) == [], "two sizes, and another picture's third"
+    (sweep,) = sweeps([*rows, other])
+    points = sweep["data"]["brain"]
+    assert [(one["latent"], one["method"]) for one in points] == [(1, "ae-1"), (2, "ae-2"), (4, "ae-4")]
+    assert [one["auroc"]["mean"] for one in points] == pytest.approx([0.1, 0.2, 0.4])
+    assert points[0]["auroc"]["seed_sd"] == 0
+    assert [one["normal"]["mean"] for one in points] == pytest.approx([0.2, 0.1, 0.05])
+    assert [one["abnormal"]["mean"] for one in points] == pytest.approx([0.5, 0.25, 0.125])
+    assert points[0]["auprc"] is None
+    assert [heading for heading, _ in sweep_plots(sweep)] == ["AUROC", "mean score of test images (squared)"]
+
+
+def test_ranks_and_their_critical_difference_are_drawn():
+    line = {"score": "own", "floor": False}
+    data = {
+        name: [{"method": m, "measures": {"auroc": {"mean": mean}}, **line} for m, mean in means.items()]
+        for name, means in {str(k): {"a": 0.9, "b": 0.8, "c": 0.7 + 0.15 * (k == 0)} for k in range(5)}.items()
+    }
+    ranks = ranked(data)
+    assert ranks["mean_rank"] == {"a + own": 1.0, "b + own": 2.2, "c + own": 2.8}
+    assert ranks["critical_difference"] == pytest.approx(critical_difference(3, 5), abs=1e-3)
+    drawing = base64.b64decode(rank_plot(ranks).split(",")[1]).decode()
+    said = re.findall("<!-- (.+) -->", drawing)
+    assert said.index("a + own") < said.index("b + own") < said.index("c + own")
+    assert f"critical difference {ranks['critical_difference']:.2f}" in said
+
+
+def test_the_methods_together_choose_the_best_and_the_middle_case_of_each_finding(trained):
+    def cases(*scores: float) -> list[tuple]:
+        names = (*((f"e{k}", "abnormal", "edema") for k in range(3)), ("m", "abnormal", "mass"), ("n", "normal", ""))
+        return [(*case, score) for case, score in zip(names, scores, strict=True)]
+
+    rows = [trained(cases=cases(5, 3, 4, 2, 1)), trained("vae", cases=cases(0.3, 0.4, 0.5, 0.2, 0.1))]
+    assert chosen_of(rows) == [  # e2 has ranks 4 and 5, e0 5 and 3, e1 3 and 4
+        ("e2", "edema, ranked highest"),
+        ("e0", "edema, in the middle"),
+        ("m", "mass, ranked highest"),
+    ]
+
+
+def test_the_card_tells_what_the_cells_recorded(trained):
+    said = {
+        "versions": {"salus": "1"}, "replicates": 20, "calibration_cases": 7, "false_alarms": 0.05,
+        "threshold": 0.4, "pixel_threshold": None, "counts": {"judged": 3}, "notes": ["a note"],
+    }  # fmt: skip
+    tested = [("a1", "abnormal", "mass; edema", 1), ("a2", "abnormal", "mass", 2), ("b", "normal", "", 3)]
+    rows = [
+        trained(seed=0, cases=tested, overall={"best_dice": {**value(0.5), "oracle": True}}, **said),
+        trained(seed=1, cases=tested[::-1], **said),
+    ]
+    suite = Suite(datasets={"brain": Data(reader="fastmri", path="x")}, methods={"ra": Method()}, seeds=(0, 1))
+    made = card(suite, rows)
+    assert made["used_test_labels"] == ["best_dice"]
+    brain = made["data"]["brain"]
+    assert brain["test_cases"] == {"normal": 1, "abnormal": 2}
+    assert brain["test_patients"] == {"normal": 1, "abnormal": 1}
+    assert brain["test_findings"] == {"edema": 1, "mass": 2}
+    assert len(brain["test_sha256"]) == 1, "the order of cases is no other test"
+    assert brain["learned_cases"] == [{"train": 8}]
+    assert brain["passed_over"] == ["1 child"]
+    keys = ("seed", "calibration_patients", "image", "pixel", "published_grid")
+    assert [[one[key] for key in keys] for one in brain["thresholds"]] == [
+        [0, 7, 0.4, None, 0.007],
+        [1, 7, 0.4, None, 0.007],
+    ]
+    assert made["methods"]["ra"]["recipe"] == [{"epochs": 3}]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> tuple[Suite, Path]:
+    """Autoencoders of three sizes on drawn heads, beside a paper that knows neither."""
+    place = tmp_path_factory.mktemp("page")
+    drawn = {"train": 24, "test_normal": 2, "per_finding": 2, "side": 32}
+    small = {"detector": "ae", "preset": "tiny"}
+    content = {
+        "datasets": {"heads": {"phantom": drawn}},
+        "methods": {f"ae-{d}": {**small, "set": {"recipe.epochs": 1, "latent": d}} for d in CODES},
+        "published": ["cai2024 1"],
+    }
+    (place / "suite.yaml").write_text(yaml.safe_dump(content))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SALUS_CACHE", str(place / "cache"))
+        benchmark(place / "suite.yaml", place / "out", workers=1)
+    return read_suite(place / "suite.yaml"), place / "out"
+
+
+def test_the_page_is_whole_and_every_section_is_linked(page):
+    text = (page[1] / "report.html").read_text()
+    read = Page(text)
+    assert read.wrong == read.open == []
+    ids = {attributes.get("id") for _, attributes in read.attributes}
+    links = {attributes["href"][1:] for tag, attributes in read.attributes if tag == "a"}
+    assert {"heads", "sweeps", "published", "card"} == links <= ids
+    assert "No method of this suite was measured on the data of this table." in read.words
+    assert "SHA-256" in read.words
+    assert text.count('class="gallery"') == 1
+
+
+def test_every_picture_of_a_case_is_there_once_a_method_and_small(page):
+    out = page[1]
+    pictures = [a for tag, a in Page((out / "report.html").read_text()).attributes if a.get("width") == "104"]
+    assert len(pictures) == 6 * (1 + 2 * len(CODES)), "three findings, two cases each: input, restored images and maps"
+    assert all(picture["src"].startswith("data:image/png") and len(picture["alt"]) > 10 for picture in pictures)
+    assert (out / "report.html").stat().st_size < 1_000_000
+
+
+def test_tables_made_again_have_the_same_bytes(page):
+    suite, out = page
+    before = {name: (out / name).read_bytes() for name in ("summary.json", "results.csv", "report.html")}
+    write_tables(suite, "suite", out)
+    assert {name: (out / name).read_bytes() for name in before} == before
+
+
+def test_data_that_is_gone_leaves_a_reason_and_the_tables(page, trained, tmp_path):
+    suite = Suite(datasets={"brain": Data(reader="fastmri", path="gone")}, methods={"ra": Method()})
+    rows = [trained(cases=[("a", "abnormal", "", 1)])]
+    assert gallery(suite, "brain", rows, tmp_path, None).cases == ()
+    seen = gallery(suite, "brain", rows, tmp_path, tmp_path)
+    assert "gone" in seen.reason
+    assert str(tmp_path) not in seen.reason

@@ -1,0 +1,136 @@
+"""What would make numbers lie is refused, with a sentence that says what to do; what was there before stays."""
+
+import csv
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import yaml
+
+from salus.benchmark import evaluate
+from salus.benchmark.rows import Row
+from salus.benchmark.suite import RANDOM, Method, Suite, check
+from salus.benchmark.tables import grouped
+from salus.core.errors import ConfigError, LayoutError
+from salus.detectors import DETECTORS, detector_class
+from salus.model import calibrate
+from salus.screening import screen
+from salus.training import train
+
+pytestmark = pytest.mark.usefixtures("numbers_only", "in_this_process")
+AE = {"preset": "tiny", "set": {"recipe.epochs": 1}}
+
+
+def learned(data: Path, out: Path) -> Path:
+    return train("ae", data, out, preset="tiny", epochs=1).folder
+
+
+@pytest.fixture(scope="module")
+def model(disc_folder, tmp_path_factory) -> Path:
+    return learned(disc_folder, tmp_path_factory.mktemp("wrong") / "model")
+
+
+@pytest.fixture
+def measured(tmp_path):
+    """Screens a data set with a model and evaluates, in the test's folder; returns metrics.json."""
+
+    def run(model: Path, data: Path) -> dict:
+        screen([data], model=model, out=tmp_path / "results", dataset="folder")
+        evaluate(tmp_path / "results", data, tmp_path / "report")
+        return json.loads((tmp_path / "report" / "metrics.json").read_text())
+
+    return run
+
+
+@pytest.mark.parametrize("part", ["good", "hole"])
+def test_a_threshold_set_on_test_cases_is_refused(part, model, disc_folder, measured, tmp_path):
+    copy = shutil.copytree(model, tmp_path / "model")
+    before = measured(copy, disc_folder)
+    calibrate(copy, disc_folder / "test" / part, device="cpu")
+    with pytest.raises(LayoutError, match="The model's threshold was set on 8 of the 16 test cases"):
+        measured(copy, disc_folder)
+    assert json.loads((tmp_path / "report" / "metrics.json").read_text()) == before
+
+
+def test_a_model_that_learned_from_test_cases_is_refused(disc_folder, measured, tmp_path):
+    model = learned(disc_folder / "test" / "good", tmp_path / "model")
+    with pytest.raises(LayoutError, match=r"The model learned from 7 of the 16 test cases .* such as test/good/00"):
+        measured(model, disc_folder)
+
+
+def test_copies_across_the_parts_of_a_data_set_are_told(disc_folder, measured, tmp_path):
+    data = shutil.copytree(disc_folder, tmp_path / "data")
+    for name in ("000.png", "001.png"):
+        shutil.copy(data / "train" / "good" / name, data / "test" / "good" / f"again{name}")
+    assert any("copies of 2 of the 18 cases" in note for note in measured(learned(data, tmp_path / "m"), data)["notes"])
+
+
+def test_a_patient_in_train_and_test_is_a_row_with_its_reason(salus, disc_folder, tmp_path):
+    torn = shutil.copytree(disc_folder, tmp_path / "torn")
+    (torn / "metadata.csv").write_text("file,patient_id\ntrain/good/000.png,p1\ntest/hole/000.png,p1\n")
+    suite = tmp_path / "suite.yaml"
+    sets = {"torn": {"path": "torn"}, "whole": {"path": str(disc_folder)}}
+    suite.write_text(yaml.safe_dump({"datasets": sets, "methods": {"ae": AE}}))
+    code, said, _ = salus("benchmark", suite, "--out", tmp_path / "out", "--json")
+    assert code == 3
+    (failed,) = json.loads(said)["failed"].items()
+    assert failed[0] == "torn, ae, own, seed 0"
+    assert "patient 'p1' is in two splits, test and train" in failed[1]
+    with (tmp_path / "out" / "results.csv").open(newline="") as file:
+        auroc = {row["data"]: row["auroc"] for row in csv.DictReader(file) if row["seed"]}
+    assert auroc["torn"] == ""
+    assert 0 <= float(auroc["whole"]) <= 1
+
+
+def test_maps_of_different_names_share_no_row():
+    rows = [Row(data="discs", method="ae", score="own", seed=k, map=f"ae + {name}") for k, name in enumerate("ab")]
+    with pytest.raises(LayoutError, match=r"one row of ae \+ a and ae \+ b\. Use another --out"):
+        grouped(rows, "discs")
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        *((name, {"weights": "random", "trunk": "alexnet"}) for name in ("patchcore", "padim", "knn")),
+        ("mkd", {"teacher": "random"}),
+    ],
+)
+def test_random_trunks_do_not_stand_beside_others(name, settings):
+    methods = {"blind": Method(detector=name, preset="tiny", set=settings)}
+    suite = Suite(datasets={"heads": {"phantom": {}}}, methods=methods)
+    check(suite)
+    check(dataclasses.replace(suite, methods={**methods, "pca": Method()}))
+    with pytest.raises(ConfigError, match=r"blind sees with a random trunk, ae does not: .* random-features"):
+        check(dataclasses.replace(suite, methods={**methods, "ae": Method()}))
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_every_setting_that_makes_a_trunk_random_is_known(name):
+    fields = dataclasses.fields(detector_class(name).Config)
+    random = {field.name for field in fields if "random" in get_args(field.type)}
+    assert random - {"test_masks"} <= set(RANDOM)  # `mae` draws its masks
+
+
+def test_random_features_are_a_floor_by_their_name(salus, disc_folder, tmp_path):
+    suite = tmp_path / "suite.yaml"
+    methods = {"ae": AE, "random-features": {"preset": "tiny", "set": {"trunk": "alexnet", "enlarge": 32}}}
+    suite.write_text(yaml.safe_dump({"datasets": {"discs": {"path": "."}}, "methods": methods}))
+    code, said, _ = salus("benchmark", suite, "--data", disc_folder, "--out", tmp_path / "out")
+    assert code == 0, said
+    lines = json.loads((tmp_path / "out" / "summary.json").read_text())["data"]["discs"]
+    assert {(line["method"], line["map"]) for line in lines if line["floor"] and line["score"]} == {
+        ("random-features", "random-features + alexnet-random")
+    }
+
+
+def test_one_class_has_no_auroc_and_says_so(model, disc_folder, measured, tmp_path, salus):
+    data = shutil.copytree(disc_folder, tmp_path / "data", ignore=shutil.ignore_patterns("hole"))
+    found = measured(model, data)
+    assert found["overall"]["auroc"] is None
+    assert "No AUROC: all 8 judged cases are normal." in found["notes"]
+    code, said, _ = salus("evaluate", tmp_path / "results", "--data", data, "--out", tmp_path / "report")
+    assert code == 0
+    assert "No AUROC: all 8" in said
