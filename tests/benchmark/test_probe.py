@@ -18,12 +18,12 @@ from salus.benchmark.probe import CONTRASTS, described, measured, outcomes, prep
 from salus.benchmark.probe_report import blind, sentences
 from salus.core import Label, Split
 from salus.datasets import open_dataset
-from salus.datasets.lesions import PLACES, area, depth, draw, foreground, has_room, intensity_range, places
 from salus.datasets.protocol import split
 from salus.detectors import Detection
 from salus.metrics import wilson
 from salus.model import Calibration, Model
 from salus.preprocess import Preparation
+from salus.preprocess.lesions import PLACES, area, depth, draw, foreground, has_room, intensity_range, places
 from tests.conftest import discs
 
 SIZES = (2.0, 3.0, 4.0, 6.0, 8.0)  # at 32 pixels a side

@@ -25,7 +25,11 @@ from salus.benchmark.measures import REPLICATES, Entry, entry, rounded
 from salus.core import Case, Dataset, Label, Split
 from salus.core.errors import ImageError, LayoutError
 from salus.datasets import open_dataset
-from salus.datasets.lesions import (
+from salus.io import read_study, study_sha256
+from salus.io.files import write_whole
+from salus.metrics import auroc, is_hit, resample, weighted_mean, wilson
+from salus.model import Model, case_score, detections, model_id, versions
+from salus.preprocess.lesions import (
     PLACES,
     Floats,
     Grey,
@@ -37,10 +41,6 @@ from salus.datasets.lesions import (
     has_room,
     intensity_range,
 )
-from salus.io import read_study, study_sha256
-from salus.io.files import write_whole
-from salus.metrics import auroc, is_hit, resample, weighted_mean, wilson
-from salus.model import Model, case_score, detections, model_id, versions
 from salus.screening import make_folder, slices_of
 
 FORMAT = 1

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from salus.benchmark import figures
 from salus.benchmark.probe import ANYWHERE, CONTRASTS, HALF, Subject, Surface
 from salus.benchmark.report import SIDE, TOP, Panel, percent, template
-from salus.datasets.lesions import PLACES, Floats
 from salus.model import Model, detections
+from salus.preprocess.lesions import PLACES, Floats
 
 REFERENCE = 0.2  # the contrast that the sentences speak of
 SIGNS = {"brighter": 1, "darker": -1}

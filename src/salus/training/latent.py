@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 
 from salus.core import Dataset
 from salus.core.errors import LayoutError
-from salus.datasets.lesions import draw, foreground, has_room, intensity_range
 from salus.detectors import Detector, build
 from salus.metrics import resample, weighted_auroc
 from salus.model import Precision, detections
 from salus.preprocess.cache import Prepared
+from salus.preprocess.lesions import draw, foreground, has_room, intensity_range
 from salus.training.loop import Images, Run, fit, fit_score, half_precision
 from salus.training.plan import AUTO, Plan
 
