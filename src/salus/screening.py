@@ -327,6 +327,8 @@ def studies(inputs: Sequence[Path], dataset: str, there: Path) -> Dataset:
             chosen = found.only(split=Split.TEST) or found
             cases += [(case, path) for case in chosen if results.isdisjoint(case.images[0].path.parents)]
             left_out += found.left_out if dataset == "folder" else ()
+            if rest := len(found) - len(chosen):
+                left_out.append((f"{rest} of {len(found)} cases of {found.name}", "not in the test part of a data set"))
         elif not path.is_file():
             raise LayoutError(f"{path} does not exist.")
         elif path.suffix.lower() == ".zip":

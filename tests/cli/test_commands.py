@@ -390,6 +390,17 @@ def test_a_study_beside_another_programs_run_json_is_screened(salus, model, stud
         shutil.rmtree(tmp_path / "r")
 
 
+def test_studies_beside_a_test_folder_are_named(salus, model, studies, tmp_path):
+    shutil.copytree(studies, tmp_path / "incoming" / "test" / "good")
+    for name in ("train/good/t.png", "patient7/a.png"):
+        (tmp_path / "incoming" / name).parent.mkdir(parents=True)
+        shutil.copy(studies / "study0.png", tmp_path / "incoming" / name)
+    code, out, _ = salus("screen", tmp_path / "incoming", "--model", model, "--out", tmp_path / "results")
+    assert code == 0
+    assert "1 of 7 cases of incoming was passed over: not in the test part of a data set" in out
+    assert "patient7/a.png was passed over: outside of train/" in out
+
+
 def test_other_files_in_a_cases_folder_stay_when_it_is_judged_anew(salus, model, studies, tmp_path):
     command = ("screen", studies, "--out", tmp_path / "results", "--model")
     assert salus(*command, model)[0] == 0

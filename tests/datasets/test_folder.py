@@ -169,6 +169,13 @@ def test_images_beside_the_convention_are_no_cases(make):
     assert len(folder(make(*MVTEC, "figures/overview.png"))) == 6
 
 
+def test_what_is_passed_over_is_listed(make):
+    listed = folder(make(*MVTEC, "patient7/a.png", "notes.txt", "more.zip", "deep/other.zip")).left_out
+    assert [name for name, _ in listed] == ["patient7/a.png", "deep/other.zip", "more.zip"]
+    assert "outside of train/" in listed[0][1]
+    assert "name it itself" in listed[1][1]
+
+
 def test_linked_folders_are_followed_once(make, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("disk")
     (elsewhere / "far.png").touch()

@@ -53,7 +53,8 @@ def folder(root: Path) -> Dataset:
         if found.name not in SPLITS and found.name.lower() in SPLITS and found.is_dir():
             raise LayoutError(f"{found} would be passed over: rename it to '{found.name.lower()}'.")
     convention = any((root / split).is_dir() for split in SPLITS)
-    files = [file for file in _images(root) if not convention or file.parts[0] in SPLITS]
+    images = _images(root)
+    files = [file for file in images if not convention or file.parts[0] in SPLITS]
     if not files:
         raise LayoutError(f"{root} holds no image. {EXPECTED}; it holds: {_listing(root)}.")
     metadata = _metadata(root)
@@ -80,6 +81,9 @@ def folder(root: Path) -> Dataset:
         )
     if not cases:
         raise LayoutError(f"{root} holds no image of a patient: {left_out[0][0]} is {left_out[0][1]}.")
+    outside = f"outside of {', '.join(f'{split}/' for split in SPLITS)}, which make a data set of this folder"
+    left_out += [(str(file), outside) for file in images if convention and file.parts[0] not in SPLITS]
+    left_out += [(str(path.relative_to(root)), "an archive: name it itself") for path in sorted(root.rglob("*.zip"))]
     return Dataset(root.resolve().name or "folder", cases, left_out)
 
 
