@@ -1,0 +1,87 @@
+"""What each rule for the size of the code costs in AUROC, from a suite that trained every size.
+
+    python benchmarks/latent_regret.py SUITE OUT [OUT ...] --data DATA
+
+Each OUT is of a `salus benchmark` of SUITE, whose methods differ in `latent` alone (suites/latent-size.yaml, or one
+like it), maybe with other seeds; DATA as it was given there. Each rule sees the healthy images of one training and
+chooses a size; its regret is the AUROC of the best size less that of the chosen one, both means over seeds, and the
+mean over the seeds' choices. The best size is chosen by the very labels that judge, so even a perfect rule has a regret
+above 0. A Markdown row a data set, score and rule.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from salus.benchmark.cells import Work
+from salus.benchmark.latent import error, others, prepared
+from salus.benchmark.suite import read_suite
+from salus.core import Label, Split
+from salus.datasets import open_dataset
+from salus.datasets.protocol import split
+from salus.model import Model
+from salus.training.latent import look, painted, sights, smallest
+
+PAINTED = ("painted, within a standard error", "painted, best")
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("suite", type=Path)
+    options.add_argument("out", type=Path, nargs="+")
+    options.add_argument("--data", type=Path, required=True)
+    chosen = options.parse_args()
+    suite = read_suite(chosen.suite)
+    names = sorted(suite.methods, key=lambda name: suite.methods[name].set["latent"])
+    sizes = [suite.methods[name].set["latent"] for name in names]
+    for data in suite.datasets:
+        for score in suite.scores_of(names[0]):
+            tests, picks = [], []
+            for out in chosen.out:
+                cells = {cell.method: cell for cell in suite.cells if cell.data == data}
+                for place in sorted((out / "cells" / data / names[0]).glob("seed*")):
+                    folders = [out / "cells" / data / name / place.name / score for name in names]
+                    if not all((folder / "report" / "metrics.json").is_file() for folder in folders):
+                        continue
+                    work = Work(suite=suite, cell=cells[names[0]], data=chosen.data, out=out, threads=1)
+                    tests.append([json.loads((f / "report" / "metrics.json").read_text())["overall"]["auroc"]["value"]
+                                  for f in folders])  # fmt: skip
+                    picks.append(rules(folders, sizes, *work.source, seed=int(place.name.removeprefix("seed"))))
+            if tests:
+                show(data, score, sizes, np.mean(tests, axis=0), picks)
+
+
+def rules(folders: list[Path], sizes: list[int], data: Path, reader: str, seed: int) -> dict[str, int]:
+    """The size that each rule takes."""
+    models = [Model.load(f / "model" if (f / "model").is_dir() else f.parent / "model") for f in folders]
+    healthy = split(open_dataset(reader, data)).only(label=Label.NORMAL)
+    held = healthy.only(split=Split.VALIDATION)
+    validation = prepared(models[0], held)
+    pictures = painted(validation, held, seed)
+    seen = sights([look(model.detector, pictures, model.precision) for model in models], pictures)
+    training = prepared(models[0], healthy.only(split=Split.TRAIN)).rows
+    errors = [error(model, validation.rows) for model in models]
+    best = min(range(len(seen)), key=lambda index: seen[index].behind)
+    return {
+        **dict(zip(PAINTED, (sizes[smallest(seen)], sizes[best]), strict=True)),
+        **{one["rule"]: one["latent"] for one in others(sizes, errors, training.reshape(len(training), -1))},
+        "16, always": 16,
+    }
+
+
+def show(data: str, score: str, sizes: list[int], test: np.ndarray, picks: list[dict[str, int]]) -> None:
+    """A row of test AUROC over the sizes, and one a rule."""
+    print(
+        f"\n{data}, {score}, {len(picks)} trainings: "
+        + ", ".join(f"{d} {t:.3f}" for d, t in zip(sizes, test, strict=True))
+    )
+    for rule in picks[0]:
+        taken = [one[rule] for one in picks]
+        lost = np.mean([test.max() - test[sizes.index(d)] for d in taken])
+        print(f"| {data} | {score} | {rule} | {', '.join(map(str, taken))} | {lost:.3f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
