@@ -548,7 +548,13 @@ def test_nan_in_training_stops_it_and_saves_the_batch(salus, disc_folder, tmp_pa
     assert load_file(tmp_path / "m" / "progress" / "failed_batch.safetensors")["x"].shape == (8, 1, 32, 32)
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "screen", "evaluate", "calibrate", "methods", "datasets"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("demo", "plan", "train", "screen", "evaluate", "calibrate", "probe", "latent", "benchmark"),
+        *("methods", "datasets", "weights"),
+    ],
+)
 def test_every_help_has_an_example(command, salus):
     code, out, _ = salus(command, "--help")
     assert code == 0

@@ -6,7 +6,7 @@ import typer
 
 from salus.cli.common import say
 
-app = typer.Typer(no_args_is_help=True, help="Pretrained weights: list, fetch, verify.")
+app = typer.Typer(no_args_is_help=True, help="Pretrained weights: list, fetch, verify.\n\nsalus weights list")
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 
