@@ -95,10 +95,10 @@ def test_the_smallest_size_within_a_standard_error_of_the_best_is_taken():
 
 
 def test_lesions_are_the_same_ones_every_time_and_lie_in_their_own_slice():
-    prepared, cases = discs_prepared(3)
+    prepared, cases = discs_prepared(5)
     first, again, other = painted(prepared, cases, 0), painted(prepared, cases, 0), painted(prepared, cases, 1)
-    assert len(first.lesions) == 3 * 3 * ROUNDS
-    assert first.patients == ("p0", "p1", "p2")
+    assert len(first.lesions) == 5 * 3 * ROUNDS
+    assert first.patients == ("p0", "p1", "p2", "p3", "p4")
     assert (first.lesions == again.lesions).all()
     assert (first.lesions != other.lesions).any()
     changes = np.abs(first.lesions - first.bare[first.of])[:, 0]
@@ -106,10 +106,11 @@ def test_lesions_are_the_same_ones_every_time_and_lie_in_their_own_slice():
     assert not changes[:, first.bare[0, 0] == 0].any()  # nothing outside the body
 
 
-def test_images_without_room_for_a_lesion_cannot_choose():
-    prepared, cases = discs_prepared(2)
-    with pytest.raises(LayoutError, match=r"discs: no foreground of 2 .* lesion of 16 pixels.* Set latent to a number"):
-        painted(replace(prepared, rows=prepared.rows * 0), cases, 0)
+def test_few_patients_or_images_without_room_for_a_lesion_cannot_choose():
+    prepared, cases = discs_prepared(5)
+    for rows, count in ((prepared.rows[:4], 4), (prepared.rows * 0, 0)):
+        with pytest.raises(LayoutError, match=rf"5 validation patients .* here {count}\. Set latent to a number"):
+            painted(replace(prepared, rows=rows), cases, 0)
 
 
 def test_the_command_chooses_from_healthy_images_and_goes_on(salus, disc_folder, tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import random
 import signal
@@ -14,7 +15,7 @@ import pytest
 import yaml
 
 from salus.benchmark.cells import peak_mib
-from salus.benchmark.run import benchmark
+from salus.benchmark.run import ENGINES, benchmark
 from salus.benchmark.suite import Cell, read_suite
 from salus.core.errors import ConfigError
 
@@ -200,6 +201,25 @@ def test_a_killed_cell_is_a_red_row(tmp_path, disc_folder):
     assert ended[2] == f"its process was killed by signal {int(signal.SIGKILL)}"
 
 
+def test_many_short_processes_come_to_their_end():
+    from salus.engines import local
+
+    # Over at once, so that many end while others start.
+    ended = dict(local.each(math.sqrt, range(100), workers=8, preload="math"))
+    assert ended == dict.fromkeys(range(100), "")
+
+
+def test_a_cell_that_had_ended_is_finished_however_its_process_left(tmp_path, disc_folder, monkeypatch):
+    def leaving(run, left, workers):
+        for work in left:
+            run(work)
+            yield work, "its process ended with code 255"
+
+    monkeypatch.setitem(ENGINES, "local", leaving)
+    methods = {"patchcore": {"preset": "tiny"}}
+    assert benchmark(written(tmp_path, methods=methods, seeds=[0]), tmp_path / "out", data=disc_folder)[1] == {}
+
+
 def die(item: int) -> None:
     if item == 2:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -209,16 +229,28 @@ def test_a_benchmark_killed_at_random_moments_ends_as_one_that_was_not(done, dis
     suite, out = written(tmp_path), tmp_path / "out"
     command = [sys.executable, "-m", "salus.cli", "benchmark", suite, "--out", out, "--data", disc_folder]
     moment = random.Random(0)
-    for _ in range(3):
+    for cells in (0, 0, 1):  # finished before the kill, at least
         process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(moment.uniform(3, 9))
+        # By what is written, not by the clock: a busy machine would be killed before it began.
+        enough = files(out) + moment.randint(1, 60)
+        while process.poll() is None and (files(out) < enough or len(list(out.rglob("cell.json"))) < cells):
+            time.sleep(0.02)
         process.kill()
         process.wait()
     finished = {path: path.stat().st_mtime_ns for path in out.rglob("cell.json")}
+    assert finished, "nothing was there to be done again"
     subprocess.run(list(map(str, command)), check=True, capture_output=True)
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
     mine = {row["method"] for row in rows(out)}
+    assert mine >= SUITE["methods"].keys()
     assert rows(out) == [row for row in rows(done) if row["method"] in mine]
+    undisturbed = [line for line in without_costs(done)["data"]["discs"] if line["method"] in mine]
+    assert without_costs(out)["data"]["discs"] == undisturbed
+
+
+def files(folder: Path) -> int:
+    """How much of a benchmark is there."""
+    return sum(len(names) for *_, names in os.walk(folder / "cells"))
 
 
 def leave(item: int) -> None:

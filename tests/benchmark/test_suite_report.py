@@ -4,23 +4,27 @@ import base64
 import csv
 import json
 import re
+from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from salus.benchmark.beside import beside
 from salus.benchmark.card import card
+from salus.benchmark.differences import differences
 from salus.benchmark.gallery import chosen_of, gallery
 from salus.benchmark.published import COLUMNS, METHODS, PAPERS, published
 from salus.benchmark.rows import MEASURES, Row
 from salus.benchmark.run import benchmark
 from salus.benchmark.suite import Data, Method, Suite, read_suite
-from salus.benchmark.suite_report import printed, rank_plot, sweep_plots
+from salus.benchmark.suite_report import printed, rank_plot, sweep_plots, with_best
 from salus.benchmark.sweeps import sweeps
-from salus.benchmark.tables import number_of, ranked, write_tables
+from salus.benchmark.tables import Scored, number_of, ranked, write_tables
 from salus.datasets import covid_radiography, fastmri, grazpedwri, rsna
 from salus.detectors import DETECTORS
+from salus.metrics import delong_test, holm
 from salus.metrics.comparison import critical_difference
 from tests.benchmark.test_report import Page
 
@@ -211,6 +215,53 @@ def test_ranks_and_their_critical_difference_are_drawn():
     assert f"critical difference {ranks['critical_difference']:.2f}" in said
 
 
+def test_every_two_methods_are_compared_by_patient_and_corrected_for_all_pairs():
+    rng = np.random.default_rng(0)
+    abnormal = np.arange(60) % 2 == 0
+    cases = tuple((f"c{case:02}", f"p{case // 2:02}") for case in range(60))
+    patients = [patient for _, patient in cases]
+
+    def of(shift: float, runs: int = 2, cases: tuple = cases) -> Scored:
+        said = [rng.normal(size=60) + shift * abnormal for _ in range(runs)]
+        return Scored(cases=cases, abnormal=abnormal, runs=said, floor=None)
+
+    lines = {"a + own": of(4), "b + own": of(1, runs=1), "c + own": of(0.8)}
+    made = differences(list(lines.items()))
+    assert [(pair["first"], pair["second"]) for pair in made] == list(combinations(lines, 2))
+    tests = [delong_test(abnormal, np.stack(lines[one].runs), np.stack(lines[other].runs), patients)
+             for one, other in combinations(lines, 2)]  # fmt: skip
+    assert [pair["value"] for pair in made] == pytest.approx([test.difference for test in tests], abs=1e-6)
+    assert [pair["p"] for pair in made] == pytest.approx([test.p for test in tests], rel=5e-3)
+    assert [pair["p_holm"] for pair in made] == pytest.approx(holm([test.p for test in tests]), rel=5e-3)
+    assert made[0]["p_holm"] < 0.001 < 0.05 < made[2]["p_holm"]
+    assert all(pair["ci95"][0] < pair["value"] < pair["ci95"][1] for pair in made)
+    others = tuple((case, patient) for case, patient in cases[::-1])
+    assert differences([("a", of(1)), ("b", of(1, cases=others))]) == [], "other cases are not compared"
+    few = tuple((case, "p0" if is_ill else f"p{case}") for (case, _), is_ill in zip(cases, abnormal, strict=True))
+    assert differences([("a", of(1, cases=few)), ("b", of(1, cases=few))]) == [], "one patient has no variance"
+
+
+def test_orders_that_never_overlap_have_no_p_but_count_among_the_pairs():
+    abnormal = np.arange(40) < 20
+    cases = tuple((str(case), str(case)) for case in range(40))
+    rng = np.random.default_rng(1)
+    runs = {"a": abnormal * 1.0, "b": rng.normal(size=40), "c": -1.0 * abnormal}
+    made = differences([(k, Scored(cases=cases, abnormal=abnormal, runs=[v], floor=None)) for k, v in runs.items()])
+    assert [pair["p"] is None for pair in made] == [False, True, False]
+    assert made[1]["p_holm"] is None
+    assert made[0]["p_holm"] > made[0]["p"] * 1.99
+
+
+def test_only_the_best_method_is_called_best():
+    lines = [{"method": name, "score": "own", "floor": name == "pca"} for name in ("pca", "a", "b", "c")]
+    pair = {"first": "b + own", "second": "c + own"}
+    told = with_best(lines, [pair])
+    assert [line["is_best"] for line in told] == [False, True, False, False]
+    assert [line["with_best"] for line in told] == [None] * 4, "a judged other cases, so nothing was compared with it"
+    told = with_best(lines, [{**pair, "first": "a + own"}, pair])
+    assert [line["with_best"] for line in told] == [None, None, None, {**pair, "first": "a + own"}]
+
+
 def test_the_methods_together_choose_the_best_and_the_middle_case_of_each_finding(trained):
     def cases(*scores: float) -> list[tuple]:
         names = (*((f"e{k}", "abnormal", "edema") for k in range(3)), ("m", "abnormal", "mass"), ("n", "normal", ""))
@@ -279,6 +330,12 @@ def test_the_page_is_whole_and_every_section_is_linked(page):
     assert {"heads", "sweeps", "published", "card"} == links <= ids
     assert "No method of this suite was measured on the data of this table." in read.words
     assert "SHA-256" in read.words
+    pairs = json.loads((page[1] / "summary.json").read_text())["pairs"]["heads"]
+    assert len(pairs) == 3, "of three methods"
+    assert "Below the best" in read.words
+    for pair in pairs[:2]:
+        assert f"{pair['value']:.3f}" in read.words
+        assert f"p {pair['p_holm']:.3f}" in read.words
     assert text.count('class="gallery"') == 1
 
 

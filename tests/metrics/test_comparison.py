@@ -104,6 +104,58 @@ def test_delong_knows_no_p_without_variance():
     assert delong_test(abnormal, score, -score) == pytest.approx((1.0, 0.0, np.nan), nan_ok=True)
 
 
+def test_cases_that_are_there_twice_are_one_patient_each():
+    abnormal, first, second = cohort(2)
+    twice = [np.tile(one, 2) for one in (abnormal, first, second)]
+    patients = [f"{case:02}" for case in range(60)]
+    once = delong_test(abnormal, first, second)
+    assert delong_test(abnormal, first, second, patients) == pytest.approx(once)
+    assert delong_test(*twice, patients * 2) == pytest.approx(once)
+    assert delong_test(*twice).variance < 0.55 * once.variance, "which taken as independent cases look surer"
+
+
+def test_delong_of_patients_with_cases_of_both_classes_equals_its_definition():
+    """Obuchowski 1997, equations 3 to 5, patient by patient."""
+    abnormal, first, second = cohort(6, n=90, decimals=6)
+    patients = np.array([f"{case // 5:02}" for case in range(90)])
+    order = first[abnormal][:, None] > first[~abnormal]
+    other = second[abnormal][:, None] > second[~abnormal]
+    gap = order.astype(float) - other
+    ill, well = gap.mean(1) - gap.mean(), gap.mean(0) - gap.mean()
+    names = sorted(set(patients))
+    a = np.array([ill[patients[abnormal] == name].sum() for name in names])
+    b = np.array([well[patients[~abnormal] == name].sum() for name in names])
+    k, (m, n) = len(names), gap.shape
+    variance = k / (k - 1) * ((a**2).sum() / m**2 + (b**2).sum() / n**2 + 2 * (a * b).sum() / (m * n))
+    assert delong_test(abnormal, first, second, patients).variance == pytest.approx(variance)
+
+
+def test_delong_of_patients_finds_5_percent_where_there_is_nothing_to_find():
+    def p(seed, **known):
+        rng = np.random.default_rng(seed)
+        patients = np.repeat(np.arange(60), 4)
+        abnormal = patients % 3 == 0
+        noise = rng.normal(size=(2, 60))[:, patients] + 0.5 * rng.normal(size=(2, 240))
+        first, second = abnormal + noise
+        return delong_test(abnormal, first, second, **({"patients": list(map(str, patients))} if known else {})).p
+
+    assert np.mean([p(seed, known=True) < 0.05 for seed in range(1000)]) == pytest.approx(0.05, abs=0.025)
+    assert np.mean([p(seed) < 0.05 for seed in range(200)]) > 0.15, "patients matter"
+
+
+def test_delong_of_several_trainings_is_of_their_mean():
+    abnormal, first, second = cohort(5)
+    _, third, fourth = cohort(7)
+    several = delong_test(abnormal, np.stack([first, third]), np.stack([second, fourth]))
+    each = delong_test(abnormal, first, second), delong_test(abnormal, third, fourth)
+    assert several.difference == pytest.approx((each[0].difference + each[1].difference) / 2)
+    assert delong_test(abnormal, np.stack([first, first, first]), second) == pytest.approx(each[0])
+    many = resample([str(case) for case in range(60)], abnormal, replicates=4000)
+    gap = sum(weighted_auroc(abnormal, up, many) - weighted_auroc(abnormal, down, many)
+              for up, down in ((first, second), (third, fourth))) / 2  # fmt: skip
+    assert several.variance == pytest.approx(gap.var(), rel=0.15)
+
+
 # paired bootstrap
 
 
@@ -428,5 +480,9 @@ def test_one_class_has_no_comparison():
         delong_test(np.ones(4, dtype=bool), score, score)
     with pytest.raises(ValueError, match="two cases of each class, got 1 abnormal and 3 normal"):
         delong_test(score > 2, score, score)
+    with pytest.raises(ValueError, match="two patients of each class, got 1 with abnormal and 2 with normal cases"):
+        delong_test(score > 1, score, score, ["a", "b", "c", "c"])
+    with pytest.raises(ValueError, match="one patient a case, got 3 and 4"):
+        delong_test(score > 1, score, score, ["a", "b", "c"])
     with pytest.raises(ValueError, match="normal and abnormal cases, got 0 abnormal of 4"):
         paired_difference(partial(weighted_auroc, score > 9), score, -score, np.ones((2, 4), dtype=int))

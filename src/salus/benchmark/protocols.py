@@ -213,7 +213,7 @@ def seen_in(picture: OnGrid, case: int, thresholds: Mapping[str, float | None]) 
         }
         hit, chance = np.nan, np.nan
         if calibrated is not None:
-            _, hit, chance = chance_corrected_hit_rate([a], [inside], calibrated, seed=case)
+            _, hit, chance = chance_corrected_hit_rate([a], [inside], calibrated)
         mass = mass_ratio(a, inside, picture.healthy)
         samples.append(Sample(case=case, name=name, boxes=boxes, hit=hit, chance=chance, mass=mass))
     return Seen(

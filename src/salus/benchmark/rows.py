@@ -112,6 +112,11 @@ def floor_name(floor: str, method: str) -> str:
     return f"PCA + {method.partition(' + ')[2]}" if floor == SAME_MAP else FLOORS[floor]
 
 
+def name_of(line: Mapping[str, Any]) -> str:
+    """How ranks and pairs call a line of a table."""
+    return f"{line['method']} + {line['score']}"
+
+
 def entries_of(metrics: Mapping[str, Any]) -> dict[str, Entry]:
     """The measures of a method or floor, over all its cases."""
     overall, healthy = metrics["overall"] or {}, metrics["healthy"] or {}

@@ -85,7 +85,7 @@ def benchmark(
     for cell in sorted(set(chosen.cells) - {work.cell for work in left}):
         on_cell(str(cell), "", len(chosen.cells))
     for work, died in ENGINES[engine](cells.run, left, workers=workers):
-        if died:
+        if died and failed(out, chosen, work.cell):  # it may end badly after all is written
             reasons = dict.fromkeys(chosen.scores_of(work.cell.method), died)
             write_whole(out / work.cell.place / ENDED, (json.dumps({"failed": reasons}, indent=1) + "\n").encode())
         on_cell(str(work.cell), "; ".join(sorted(set(failed(out, chosen, work.cell).values()))), len(chosen.cells))

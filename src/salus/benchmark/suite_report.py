@@ -10,6 +10,7 @@ from salus.benchmark import figures
 from salus.benchmark.gallery import Gallery
 from salus.benchmark.published import DECIMALS, PAPERS
 from salus.benchmark.report import OF_CASES, OF_PIXELS, present, template, told
+from salus.benchmark.rows import name_of
 from salus.core import Label
 from salus.io.files import write_whole
 
@@ -32,7 +33,8 @@ def write_suite_report(path: Path, summary: Mapping[str, Any], galleries: Mappin
     Raises:
         StorageError: it could not be written; a report already there stays whole.
     """
-    entries = {name: [shown(entry) for entry in lines] for name, lines in summary["data"].items()}
+    entries = {name: with_best([shown(entry) for entry in lines], summary["pairs"][name]) for name, lines in
+               summary["data"].items()}  # fmt: skip
     page = template("suite.html.j2").render(
         s=summary,
         data=entries,
@@ -61,6 +63,13 @@ def shown(entry: Mapping[str, Any]) -> dict[str, Any]:
         for name, measure in entry["measures"].items()
     }
     return {**entry, "measures": measures}
+
+
+def with_best(lines: Sequence[dict[str, Any]], pairs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Lines, best first, each with how it compares to the best method, where it was compared."""
+    best = next((name_of(line) for line in lines if not line["floor"]), None)
+    found = {pair["second"]: pair for pair in pairs if pair["first"] == best}
+    return [{**line, "is_best": name_of(line) == best, "with_best": found.get(name_of(line))} for line in lines]
 
 
 def printed(name: str, numbers: Sequence[Mapping[str, Any]], ours: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

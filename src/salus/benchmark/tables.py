@@ -10,7 +10,7 @@ import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 
 from salus.benchmark.beside import beside
 from salus.benchmark.card import card
+from salus.benchmark.differences import differences
 from salus.benchmark.floors import SAME_MAP
 from salus.benchmark.measures import DIGITS, REPLICATES
 from salus.benchmark.published import Number, published
-from salus.benchmark.rows import COSTS, MEASURES, Row, over_trainings, rows_of
+from salus.benchmark.rows import COSTS, MEASURES, Row, name_of, over_trainings, rows_of
 from salus.benchmark.suite import Suite
 from salus.benchmark.sweeps import sweeps
 from salus.core import Label
@@ -83,15 +84,19 @@ def table(rows: Sequence[Row]) -> str:
 
 def summarised(suite: Suite, name: str, rows: Sequence[Row]) -> dict[str, Any]:
     """`summary.json`: of each data set its methods and floors over their seeds, best AUROC first; then the ranks."""
-    data = {one: [over_seeds(group) for group in grouped(rows, one)] for one in suite.datasets}
-    for entries in data.values():
-        entries.sort(key=lambda entry: (-((entry["measures"]["auroc"] or {}).get("mean", -1)), entry["method"]))
+    data, pairs = {}, {}
+    for one in suite.datasets:
+        lines = [(over_seeds(group, scored), scored) for group in grouped(rows, one) for scored in (scored_of(group),)]
+        lines.sort(key=lambda line: (-((line[0]["measures"]["auroc"] or {}).get("mean", -1)), line[0]["method"]))
+        data[one] = [entry for entry, _ in lines]
+        pairs[one] = differences([(name_of(entry), scored) for entry, scored in lines if scored and not entry["floor"]])
     return {
         "format": 1,
         "suite": name,
         "seeds": suite.seeds,
         "replicates": REPLICATES,
         "data": data,
+        "pairs": pairs,
         "ranks": ranked(data),
         "sweeps": sweeps(rows),
         "published": {name: [number_of(number) for number in published(name)] for name in suite.published},
@@ -121,11 +126,15 @@ def grouped(rows: Sequence[Row], data: str) -> list[list[Row]]:
     return list(groups.values())
 
 
-def over_seeds(group: Sequence[Row]) -> dict[str, Any]:
+def scored_of(group: Sequence[Row]) -> "Scored | None":
+    """What the trainings of one line said of the cases; None of a floor that is fitted in every cell."""
+    return Scored.of([row for row in group if not row.reason and row.folder is not None])
+
+
+def over_seeds(group: Sequence[Row], scored: "Scored | None") -> dict[str, Any]:
     """One line of a table."""
     done = [row for row in group if not row.reason]
     first = done[0] if done else group[0]
-    scored = Scored.of([row for row in done if row.folder is not None])
     return {
         "method": first.method,
         "score": first.score,
@@ -168,15 +177,25 @@ class Scored:
     """What several trainings said of the same cases.
 
     Attributes:
+        cases: (n,) name and patient of each.
         abnormal: (n,) truth.
         runs: (n,) scores of each training; `floor` those of the PCA floor, None where it is not there.
-        weights: (replicates, n) draws of patients.
     """
 
+    cases: tuple[tuple[str, str], ...]
     abnormal: NDArray[np.bool_]
     runs: list[Floats]
     floor: Floats | None
-    weights: Weights
+
+    @property
+    def patients(self) -> tuple[str, ...]:
+        """(n,) whom each case belongs to."""
+        return tuple(patient for _, patient in self.cases)
+
+    @property
+    def weights(self) -> Weights:
+        """(replicates, n) draws of patients."""
+        return draws(self.patients, tuple(self.abnormal.tolist()))
 
     @classmethod
     def of(cls, trainings: Sequence[Row]) -> "Scored | None":
@@ -189,19 +208,25 @@ class Scored:
         floor = SAME_MAP if SAME_MAP in first[0] else FLOOR
         abnormal = np.array([row["label"] == Label.ABNORMAL for row in first])
         return cls(
+            cases=tuple((row["case_id"], row["patient_id"]) for row in first),
             abnormal=abnormal,
             runs=[np.array([float(row["score"]) for row in rows]) for rows in read],
             floor=np.array([float(row[floor]) for row in first]) if all(row.get(floor) for row in first) else None,
-            weights=resample([row["patient_id"] for row in first], abnormal, seed=0, replicates=REPLICATES),
         )
+
+
+@lru_cache(maxsize=1)  # all lines of a data set share them, and they are large
+def draws(patients: tuple[str, ...], abnormal: tuple[bool, ...]) -> Weights:
+    """`resample` of the same cases, the same for every method."""
+    return resample(patients, np.array(abnormal), seed=0, replicates=REPLICATES)
 
 
 def ranked(data: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any] | None:
     """Mean ranks by AUROC over the data sets that all methods have; None with fewer than a test of ranks needs."""
-    methods = [f"{one['method']} + {one['score']}" for one in next(iter(data.values())) if not one["floor"]]
+    methods = [name_of(one) for one in next(iter(data.values())) if not one["floor"]]
     values = []
     for entries in data.values():
-        here = {f"{one['method']} + {one['score']}": one["measures"]["auroc"] for one in entries}
+        here = {name_of(one): one["measures"]["auroc"] for one in entries}
         if all(here.get(method) for method in methods):
             values.append([round(here[method]["mean"], 3) for method in methods])
     if len(methods) < 3 or len(values) < MIN_DATASETS:

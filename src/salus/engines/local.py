@@ -3,9 +3,10 @@
 import multiprocessing
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -27,22 +28,31 @@ def each(work: Callable[[T], None], items: Sequence[T], *, workers: int, preload
     context = multiprocessing.get_context("forkserver") if shared else multiprocessing.get_context("spawn")
     context.set_forkserver_preload([preload])
 
-    def run(item: T) -> str:
-        process = context.Process(target=alone, args=(work, item, dict(os.environ)))
-        process.start()
-        process.join()
-        if process.exitcode == 0:
-            return ""
-        code = process.exitcode or 0
-        return f"its process was killed by signal {-code}" if code < 0 else f"its process ended with code {code}"
-
-    pool = ThreadPoolExecutor(workers)
+    left = deque(items)
+    # All by one thread: whoever starts a process asks the others how they ended, and only the first to ask is told.
+    running: dict[int, tuple[T, BaseProcess]] = {}
     try:
-        waiting = {pool.submit(run, item): item for item in items}
-        for done in as_completed(waiting):
-            yield waiting[done], done.result()
+        while left or running:
+            while left and len(running) < workers:
+                item = left.popleft()
+                process: BaseProcess = context.Process(target=alone, args=(work, item, dict(os.environ)))
+                process.start()
+                running[process.sentinel] = item, process
+            ended = wait(list(running))
+            for sentinel in [one for one in running if one in ended]:
+                item, process = running.pop(sentinel)
+                process.join()
+                yield item, reason(process.exitcode or 0)
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        for _, process in running.values():
+            process.terminate()
+
+
+def reason(code: int) -> str:
+    """Why a process ended; empty if it came to its end."""
+    if code == 0:
+        return ""
+    return f"its process was killed by signal {-code}" if code < 0 else f"its process ended with code {code}"
 
 
 def alone(work: Callable[[T], None], item: T, environment: dict[str, str]) -> None:

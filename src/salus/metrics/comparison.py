@@ -1,7 +1,7 @@
 """Is one method better than another, or was it the draw of patients, the training, or the data set?
 
     paired_difference(partial(weighted_auroc, abnormal), score, other, weights)  # any metric, by patient
-    delong_test(abnormal, score, other).p                                        # AUROC of independent cases
+    delong_test(abnormal, score, other, patients).p                              # AUROC alone, in closed form
     holm([p_against_ae, p_against_vae, p_against_ra])                            # a family of comparisons
     compare_ranks(values)                                                        # methods over many data sets
 
@@ -103,13 +103,20 @@ def paired_difference(
     return PairedDifference(float(difference(_everyone(weights))[0]), interval(difference(weights), level=level))
 
 
-def delong_test(abnormal: NDArray[np.bool_], first: NDArray[np.floating], second: NDArray[np.floating]) -> DeLong:
-    """Do two AUROCs of the same independent cases differ? Several cases a patient: `paired_difference`.
+def delong_test(
+    abnormal: NDArray[np.bool_],
+    first: NDArray[np.floating],
+    second: NDArray[np.floating],
+    patients: Sequence[str] | NDArray[np.str_] | None = None,
+) -> DeLong:
+    """Do two AUROCs of the same cases differ?
 
     Args:
-        abnormal: (n,) truth, one entry a case; at least two of each class.
-        first: (n,) scores of the first method, higher is more abnormal, any scale.
-        second: (n,) scores of the second method, on a scale of its own.
+        abnormal: (n,) truth, one entry a case; at least two patients with cases of each class.
+        first: (n,) scores of the first method, higher is more abnormal, any scale; or (trainings, n), whose mean AUROC
+            is compared. The variance is that over patients; another training is not in it.
+        second: the same of the second method, on a scale of its own; as many trainings or not.
+        patients: (n,) whom each case belongs to; None takes all cases as independent.
 
     Returns:
         AUROC of the first minus that of the second, its variance (interval: difference ± 1.96 √variance), and the
@@ -117,19 +124,31 @@ def delong_test(abnormal: NDArray[np.bool_], first: NDArray[np.floating], second
         no p: nan.
 
     Raises:
-        ValueError: as for `auroc` of either, or a class of one.
+        ValueError: as for `auroc` of either, not one patient a case, or one patient alone has the cases of a class.
 
     Source: DeLong, DeLong and Clarke-Pearson 1988, doi:10.2307/2531595, by midranks (Sun and Xu 2014,
-    doi:10.1109/LSP.2014.2337313).
+    doi:10.1109/LSP.2014.2337313); several cases a patient: Obuchowski 1997, doi:10.2307/2533958.
     """
-    check_cases(abnormal, first)
-    check_cases(abnormal, second)
-    ill, well = int(abnormal.sum()), int((~abnormal).sum())
-    if min(ill, well) < 2:
-        raise ValueError(f"need two cases of each class, got {ill} abnormal and {well} normal")
-    above, below = (a - b for a, b in zip(placements(abnormal, first), placements(abnormal, second), strict=True))
-    difference = float(above.mean() / well)
-    variance = float(above.var(ddof=1) / (ill * well**2) + below.var(ddof=1) / (well * ill**2))
+    (above, below), (other_above, other_below) = _mean_placements(abnormal, first), _mean_placements(abnormal, second)
+    ill, well = len(above), len(below)
+    if patients is not None and len(patients) != len(abnormal):
+        raise ValueError(f"need one patient a case, got {len(patients)} and {len(abnormal)}")
+    whose = np.arange(len(abnormal)) if patients is None else np.unique(patients, return_inverse=True)[1]
+    people = whose.max() + 1
+    with_ill, with_well = len(set(whose[abnormal])), len(set(whose[~abnormal]))
+    if min(with_ill, with_well) < 2:
+        if patients is None:
+            raise ValueError(f"need two cases of each class, got {ill} abnormal and {well} normal")
+        raise ValueError(
+            f"need two patients of each class, got {with_ill} with abnormal and {with_well} with normal cases"
+        )
+    difference = float((above - other_above).mean() / well)
+    a = _summed(above - other_above, whose[abnormal], people)
+    b = _summed(other_below - below, whose[~abnormal], people)  # abnormal cases above, not below, like `a`
+    scatter = (
+        a @ a * with_ill / (with_ill - 1) + b @ b * with_well / (with_well - 1) + 2 * (a @ b) * people / (people - 1)
+    )
+    variance = max(float(scatter), 0.0) / (ill * well) ** 2
     if variance == 0:
         return DeLong(difference, variance, np.nan if difference else 1.0)
     return DeLong(difference, variance, float(2 * norm.sf(abs(difference) / variance**0.5)))
@@ -334,6 +353,20 @@ def critical_difference(methods: int, datasets: int, *, alpha: float = 0.05) -> 
         )
     q = studentized_range.ppf(1 - alpha, methods, np.inf) / np.sqrt(2)
     return float(q * np.sqrt(methods * (methods + 1) / (6 * datasets)))
+
+
+def _mean_placements(abnormal: NDArray[np.bool_], scores: NDArray[np.floating]) -> tuple[Floats, Floats]:
+    """`placements`, the mean over trainings."""
+    runs = np.atleast_2d(scores)
+    for run in runs:
+        check_cases(abnormal, run)
+    above, below = zip(*(placements(abnormal, run) for run in runs), strict=True)
+    return np.mean(above, axis=0), np.mean(below, axis=0)
+
+
+def _summed(values: Floats, whose: NDArray[np.integer], people: int) -> Floats:
+    """(people,) each one's sum of distances from the mean."""
+    return np.asarray(np.bincount(whose, weights=values - values.mean(), minlength=people), dtype=np.float64)
 
 
 def _everyone(weights: Weights) -> NDArray[np.int32]:

@@ -22,6 +22,7 @@ Mask = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
 FPR_LIMIT = 0.3  # of AUPRO
+SHARE = 0.10  # of a finding, above which it is hit
 
 
 def pixel_threshold(maps: Iterable[Map], *, false_alarms: float = 0.05) -> float:
@@ -206,7 +207,7 @@ def hit_ra2024(a: Map, inside: NDArray[np.generic], outside: NDArray[np.generic]
     return BoxHit(hit, false_positives, precision, recall, f1)
 
 
-def is_hit(a: Map, inside: Mask, threshold: float, *, share: float = 0.10) -> bool:
+def is_hit(a: Map, inside: Mask, threshold: float, *, share: float = SHARE) -> bool:
     """Whether more than `share` of a finding lies strictly above `threshold`.
 
     Args:
@@ -221,7 +222,7 @@ def is_hit(a: Map, inside: Mask, threshold: float, *, share: float = 0.10) -> bo
     return bool(np.count_nonzero(_above(checked(a, inside), threshold) & inside) > share * _size(inside))
 
 
-def hit_rate(maps: Sequence[Map], insides: Sequence[Mask], threshold: float, *, share: float = 0.10) -> float:
+def hit_rate(maps: Sequence[Map], insides: Sequence[Mask], threshold: float, *, share: float = SHARE) -> float:
     """Share of findings that are hit, see `is_hit`. A map positive everywhere hits all: state the false alarms.
 
     Args:

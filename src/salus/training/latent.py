@@ -31,6 +31,7 @@ from salus.training.plan import AUTO, Plan
 
 SIZES = tuple(2**power for power in range(11))  # entries of the code that are tried
 PATIENCE = 2  # sizes in a row that are not the best one, after which `auto` tries no larger ones
+FEWEST = 5  # patients; the standard error of fewer says nothing
 ROUNDS = 4  # lesions at each place of each image
 DIAMETERS = (1 / 16, 1 / 4)  # of the grid's side; their logarithms are uniform
 CONTRASTS = (-0.5, -0.3, -0.2, -0.1, 0.1, 0.2, 0.3, 0.5)  # of the range of the image's intensities
@@ -83,7 +84,7 @@ def painted(prepared: Prepared, cases: Dataset, seed: int) -> Painted:
     """Lesions on every prepared slice that has room for them.
 
     Raises:
-        LayoutError: none has.
+        LayoutError: fewer than `FEWEST` patients have.
     """
     rng = np.random.default_rng([seed, 0])
     kept: list[int] = []
@@ -99,16 +100,17 @@ def painted(prepared: Prepared, cases: Dataset, seed: int) -> Painted:
             lesions.append(lesion.painted(picture, size, float(rng.choice(CONTRASTS)) * full))
             of.append(len(kept))
         kept.append(index)
-    if not kept:
+    patients = tuple(cases[int(prepared.case[index])].patient_id for index in kept)
+    if len(set(patients)) < FEWEST:
         raise LayoutError(
-            f"{cases.name}: no foreground of {len(prepared.rows)} validation images has room for a lesion of "
-            f"{largest:g} pixels, so no size of the code can be chosen. Set latent to a number."
+            f"{cases.name}: a size of the code is chosen by {FEWEST} validation patients or more whose foreground has "
+            f"room for lesions, here {len(set(patients))}. Set latent to a number."
         )
     return Painted(
         bare=prepared.rows[kept],
         lesions=np.stack(lesions)[:, None],
         of=np.array(of),
-        patients=tuple(cases[int(prepared.case[index])].patient_id for index in kept),
+        patients=patients,
     )
 
 
