@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from salus.benchmark.latent import components, elbow, maximum_likelihood, two_nearest
+from salus.benchmark.latent import components, elbow, flat_from, maximum_likelihood, two_nearest
 from salus.core import Case, Dataset
 from salus.core.errors import LayoutError
 from salus.preprocess.cache import Prepared
@@ -55,6 +55,12 @@ def test_components_hold_the_share_of_the_variance_that_is_asked():
 def test_the_elbow_lies_farthest_below_the_line_from_end_to_end():
     assert elbow([1, 2, 4, 8, 16], [1.0, 0.5, 0.2, 0.15, 0.1]) == 4
     assert elbow([1, 2, 4], [1.0, 0.5, 0.0]) == 1  # a straight line has none
+
+
+def test_the_error_is_flat_from_where_it_never_again_exceeds_the_least_by_a_twentieth():
+    assert flat_from([1, 2, 4, 8], [1.0, 0.41, 0.40, 0.405]) == 2
+    assert flat_from([1, 2, 4, 8, 16], [1.0, 0.40, 0.43, 0.405, 0.40]) == 8
+    assert flat_from([1, 2, 4], [1.0, 0.6, 0.3]) is None
 
 
 def test_sights_by_hand():

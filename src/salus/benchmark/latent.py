@@ -37,6 +37,7 @@ from salus.training.latent import SIZES, look, painted, sights, smallest
 FORMAT = 1
 NEIGHBOURS = (10, 20)  # of Levina and Bickel's estimate, which is their mean
 VARIANCES = (0.9, 0.95)
+FLAT = 1.05  # times the least error; what stays below counts as flat
 FAR = 0.9  # share of the ratios of distances that TwoNN's line is fitted to
 
 Rows = NDArray[np.float32]
@@ -118,6 +119,7 @@ def latent(
         "seed": seed,
         "chosen": chosen,
         "sizes": rows,
+        "flat_from": {key: flat_from(tried, [row[key] for row in rows]) for key in ("train_error", "validation_error")},
         "others": others(tried, [row["validation_error"] for row in rows], training),
         "images": {str(part): len(found.rows) for part, found in parts.items()},
         "painted": len(pictures.lesions),
@@ -169,6 +171,12 @@ def others(sizes: Sequence[int], errors: Sequence[float], training: Rows) -> lis
         {"rule": name, "value": round(d, 2), "latent": sizes[int(np.abs(np.log(tried / d)).argmin())]}
         for name, d in estimates.items()
     ]
+
+
+def flat_from(sizes: Sequence[int], errors: Sequence[float]) -> int | None:
+    """The size from which on more entries restore no better (Cai et al., Figure 3); None where the last still does."""
+    flat = [max(errors[index:]) <= FLAT * min(errors) for index in range(len(errors) - 1)]
+    return sizes[flat.index(True)] if True in flat else None
 
 
 def elbow(sizes: Sequence[int], errors: Sequence[float]) -> int:
