@@ -19,7 +19,7 @@ from salus.benchmark.published import COLUMNS, METHODS, PAPERS, published
 from salus.benchmark.rows import MEASURES, Row
 from salus.benchmark.run import benchmark
 from salus.benchmark.suite import Data, Method, Suite, read_suite
-from salus.benchmark.suite_report import printed, rank_plot, sweep_plots, with_best
+from salus.benchmark.suite_report import points, printed, rank_plot, sweep_plots, with_best
 from salus.benchmark.sweeps import sweeps
 from salus.benchmark.tables import Scored, number_of, ranked, write_tables
 from salus.datasets import covid_radiography, fastmri, grazpedwri, rsna
@@ -361,3 +361,11 @@ def test_data_that_is_gone_leaves_a_reason_and_the_tables(page, trained, tmp_pat
     seen = gallery(suite, "brain", rows, tmp_path, tmp_path)
     assert "gone" in seen.reason
     assert str(tmp_path) not in seen.reason
+
+
+def test_costs_are_drawn_with_the_own_score_and_not_with_the_one_that_labels_like_best():
+    def line(score: str, auroc: float) -> dict:
+        return {"method": "ae", "score": score, "measures": {"auroc": {"value": auroc}}, "costs": {"ms": 1.0}}
+
+    assert points([line("residual", 0.9), line("own", 0.7)]) == [("ae", 1.0, 0.7)]
+    assert points([line("squared", 0.9), line("residual", 0.6)]) == [("ae", 1.0, 0.6)]
