@@ -86,7 +86,10 @@ def summarised(suite: Suite, name: str, rows: Sequence[Row]) -> dict[str, Any]:
     """`summary.json`: of each data set its methods and floors over their seeds, best AUROC first; then the ranks."""
     data, pairs = {}, {}
     for one in suite.datasets:
-        lines = [(over_seeds(group, scored), scored) for group in grouped(rows, one) for scored in (scored_of(group),)]
+        groups = grouped(rows, one)
+        lines = [
+            (over_seeds(group, scored), scored) for group, scored in zip(groups, map(scored_of, groups), strict=True)
+        ]
         lines.sort(key=lambda line: (-((line[0]["measures"]["auroc"] or {}).get("mean", -1)), line[0]["method"]))
         data[one] = [entry for entry, _ in lines]
         pairs[one] = differences([(name_of(entry), scored) for entry, scored in lines if scored and not entry["floor"]])
