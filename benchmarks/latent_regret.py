@@ -1,6 +1,7 @@
 """What each rule for the size of the code costs in AUROC, from a suite that trained every size.
 
-    python benchmarks/latent_regret.py SUITE OUT [OUT ...] --data DATA
+    salus benchmark benchmarks/latent_regret.yaml --data DATA --out OUT
+    python benchmarks/latent_regret.py benchmarks/latent_regret.yaml OUT [OUT ...] --data DATA
 
 Each OUT is of a `salus benchmark` of SUITE, whose methods differ in `latent` alone (suites/latent-size.yaml, or one
 like it), maybe with other seeds; DATA as it was given there. Each rule sees the healthy images of one training and

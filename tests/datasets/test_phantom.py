@@ -120,6 +120,13 @@ def test_healthy_heads_differ_as_people_do(heads):
     assert 0.2 < white.min() < white.max() < 0.65
 
 
+def test_the_more_folds_are_their_own_the_more_heads_differ():
+    def spread(own_folds):
+        return np.std([_anatomy.build(seed, own_folds).white for seed in range(8)], axis=0).mean()
+
+    assert spread(0.0) < spread(_anatomy.OWN_FOLDS) < 0.95 * spread(1.0)
+
+
 def test_every_head_fits_into_the_picture(heads):
     edge = np.ones((_anatomy.GRID, _anatomy.GRID), dtype=bool)
     edge[1:-1, 1:-1] = False
@@ -131,7 +138,18 @@ def test_an_unknown_finding_is_answered_with_the_nearest():
         phantom_slice(0, finding="oedema")
 
 
-@pytest.mark.parametrize("wrong", [{"size": 0.0}, {"contrast": -1.0}, {"size": 9.0}, {"side": 4}, {"contrast": np.nan}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"size": 0.0},
+        {"contrast": -1.0},
+        {"size": 9.0},
+        {"side": 4},
+        {"contrast": np.nan},
+        {"own_folds": 1.5},
+        {"own_folds": np.nan},
+    ],
+)
 def test_a_dial_out_of_range_is_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         phantom_slice(0, finding="edema", **wrong)
@@ -161,6 +179,16 @@ def test_writing_again_changes_nothing(tmp_path):
     write_phantom(root, **SMALL)
     assert stamps == {p: p.stat().st_mtime_ns for p in root.rglob("*")}
     assert files_under(root) == files_under(write_phantom(tmp_path / "b", **SMALL))
+
+
+def test_a_folder_from_before_own_folds_was_a_dial_is_known(tmp_path):
+    root = write_phantom(tmp_path / "a", **SMALL)
+    about = json.loads((root / "phantom.json").read_text())
+    assert about.pop("own_folds") == 0.3
+    (root / "phantom.json").write_text(json.dumps(about))
+    write_phantom(root, **SMALL)
+    with pytest.raises(LayoutError, match="not the data set asked for"):
+        write_phantom(root, **SMALL, own_folds=0.5)
 
 
 def test_other_contents_are_refused_and_kept(tmp_path):

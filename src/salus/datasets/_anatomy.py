@@ -18,7 +18,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from salus.datasets._drawing import GRID, Field, Generator, Kin, Points, blend, grow, smooth_contour, smooth_field, soft
 
-OWN_FOLDS = 0.3  # of the spread of the folds' course, depth and width is each head's own; the rest all heads share
+OWN_FOLDS = 0.3  # how much of the spread of the folds' course, depth and width is each head's own
 OVERSAMPLING = 2  # curves and polygons are drawn this much finer and averaged, for smooth edges
 
 # Contours of the right half, (x, y); the left is its mirror image, each point then jittered on its own.
@@ -356,8 +356,8 @@ def deep_grey(rng: Generator, pen: Pen, tones: Tones, tissue: Field, scale: floa
     return blend(tissue, tones.csf, fluid), np.maximum(covered, fluid)
 
 
-def build(seed: int) -> Anatomy:
-    """The head of `seed`, in layers."""
+def build(seed: int, own_folds: float = OWN_FOLDS) -> Anatomy:
+    """The head of `seed`, in layers; `own_folds` in [0, 1] is the share of its folds that no other head has."""
     rng = np.random.default_rng([seed, 0])
     shape = draw_shape(rng)
     tones = draw_tones(rng, shape.age)
@@ -378,7 +378,7 @@ def build(seed: int) -> Anatomy:
 
     front, back, edge = radius(np.array([0.0, np.pi, np.pi / 2]))
     scale = float(front + back) / 194
-    kin = Kin(rng, OWN_FOLDS)
+    kin = Kin(rng, own_folds)
     folds = pen.lines(surface_folds(kin, shape, radius) + deep_fissures(kin, shape, front, back, edge))
     kin.about(5)
     to_fold = distance_transform_edt(folds < 0.45).astype(np.float32)

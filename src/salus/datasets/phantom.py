@@ -26,7 +26,7 @@ from PIL import Image
 from scipy.ndimage import binary_closing, distance_transform_edt, gaussian_filter, map_coordinates
 
 from salus.core.errors import ConfigError, LayoutError, StorageError, did_you_mean
-from salus.datasets._anatomy import Anatomy, build, shell
+from salus.datasets._anatomy import OWN_FOLDS, Anatomy, build, shell
 from salus.datasets._drawing import GRID, Field, Generator, blend, smooth_field, soft
 
 FORMAT = 1  # of the folder; raise it whenever a seed's picture changes: an old folder is not mistaken for a new one
@@ -76,7 +76,13 @@ class Change:
 
 
 def phantom_slice(
-    seed: int, *, side: int = 128, finding: str = "", size: float = 1.0, contrast: float = 1.0
+    seed: int,
+    *,
+    side: int = 128,
+    finding: str = "",
+    size: float = 1.0,
+    contrast: float = 1.0,
+    own_folds: float = OWN_FOLDS,
 ) -> Phantom:
     """Draw the head of `seed`, healthy or with a finding. The same arguments give the same bytes.
 
@@ -86,6 +92,8 @@ def phantom_slice(
         finding: one of `FINDINGS`; "" for none.
         size: extent of the finding over the usual one, in (0, 3].
         contrast: 1 is the finding's usual signal, 0.5 half way from it to what it replaces; in (0, 3].
+        own_folds: how complex the population is: the share of its folds that no other head has, in [0, 1]. At 0
+            heads differ in shape and signal alone.
 
     Returns:
         The slice, its healthy twin and the mask.
@@ -100,7 +108,9 @@ def phantom_slice(
     for name, value in (("size", size), ("contrast", contrast)):
         if not 0 < value <= LARGEST_DIAL:
             raise ConfigError(f"phantom needs {name} in (0, {LARGEST_DIAL:g}], got {value:g}.")
-    anatomy = build(seed)
+    if not 0 <= own_folds <= 1:
+        raise ConfigError(f"phantom needs own_folds in [0, 1], got {own_folds:g}.")
+    anatomy = build(seed, own_folds)
     scanner = Scanner(seed, side)
     signal = anatomy.render()
     healthy = scanner.acquire(signal)
@@ -341,6 +351,7 @@ def write_phantom(
     seed: int = 0,
     size: float = 1.0,
     contrast: float = 1.0,
+    own_folds: float = OWN_FOLDS,
 ) -> Path:
     """Write a data set of phantoms in the MVTec layout drawn at the top of this module.
 
@@ -352,7 +363,7 @@ def write_phantom(
         root: the folder to make; absent, empty, or this very data set.
         train, test_normal, per_finding: number of healthy pictures to learn from, healthy ones to test with, and
             pictures of each of the seven findings.
-        side, size, contrast: see `phantom_slice`.
+        side, size, contrast, own_folds: see `phantom_slice`.
         seed: another seed, another population; no head is in two of them.
 
     Returns:
@@ -368,10 +379,12 @@ def write_phantom(
         raise ConfigError(
             f"phantom needs counts and seed from 0 up, at most {HEADS_PER_SEED} pictures; got {settings}."
         )
-    recorded = {"format": FORMAT, **settings, "size": float(size), "contrast": float(contrast)}
+    dials = {"size": float(size), "contrast": float(contrast), "own_folds": float(own_folds)}
+    recorded = {"format": FORMAT, **settings, **dials}
     if _holds(root, recorded):
         return root
-    phantom_slice(seed, side=side, size=size, contrast=contrast)  # says what is wrong before a folder is made
+    # Says what is wrong before a folder is made.
+    phantom_slice(seed, side=side, size=size, contrast=contrast, own_folds=own_folds)
     part = root.parent / f".{root.name}.{os.getpid()}.part"
     try:
         part.mkdir(parents=True)
@@ -396,11 +409,11 @@ def _holds(root: Path, recorded: dict[str, float]) -> bool:
     if not found:
         return False
     try:
-        made_with = json.loads((root / "phantom.json").read_text(encoding="utf-8"))
+        made_with = {"own_folds": OWN_FOLDS, **json.loads((root / "phantom.json").read_text(encoding="utf-8"))}
         with (root / "metadata.csv").open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         missing = [row["file"] for row in rows if not (root / row["file"]).is_file()]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         made_with, missing = None, []
     if made_with == recorded and not missing:
         return True
@@ -412,7 +425,7 @@ def _holds(root: Path, recorded: dict[str, float]) -> bool:
 
 
 def _fill(root: Path, recorded: dict[str, float]) -> None:
-    side, dials = int(recorded["side"]), {"size": recorded["size"], "contrast": recorded["contrast"]}
+    side, dials = int(recorded["side"]), {name: recorded[name] for name in ("size", "contrast", "own_folds")}
     wanted = [("train/good", "", int(recorded["train"])), ("test/good", "", int(recorded["test_normal"]))]
     wanted += [(f"test/{finding}", finding, int(recorded["per_finding"])) for finding in FINDINGS]
     rows: list[list[object]] = []
