@@ -118,6 +118,12 @@ def test_an_mlflow_that_is_not_there_is_named(tmp_path, monkeypatch):
         tracker("http://127.0.0.1:9", "m", tmp_path)
 
 
+def test_a_uri_that_mlflow_does_not_know_is_named_in_a_sentence(tmp_path):
+    with pytest.raises(ConfigError, match=r"^MLflow knows no nope://: track to a folder, .*PORT\.$") as error:
+        tracker("nope://x", "m", tmp_path)
+    assert len(str(error.value)) < 100
+
+
 def test_a_password_is_not_taken_in_a_uri(tmp_path):
     with pytest.raises(ConfigError, match="MLFLOW_TRACKING_USERNAME and _PASSWORD") as error:
         tracker("http://me:secret@localhost:5000", "m", tmp_path)

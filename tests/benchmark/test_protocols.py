@@ -4,17 +4,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from salus.benchmark import evaluate
 from salus.benchmark.measures import groups
 from salus.benchmark.pairing import pair
-from salus.benchmark.protocols import beyond_chance, laid
+from salus.benchmark.protocols import at_least, beyond_chance, hit_below, hit_curve, laid
 from salus.core import Case, Dataset, Finding, Image, Label, Source, Split
 from salus.core.errors import ImageError
 from salus.io import read_image, write_image
 from salus.metrics import (
+    FALSE_ALARMS,
     FROC_RATES,
     box_to_grid,
     chance_corrected_hit_rate,
@@ -22,11 +23,15 @@ from salus.metrics import (
     froc,
     hit_ra2024,
     hit_rate,
+    hit_rate_area,
+    hit_rate_curve,
     hit_scale_free,
     hit_thor2024,
     interval,
+    is_hit,
     known_healthy,
     mass_ratio,
+    pixel_threshold,
     pointing_game,
     resample,
     weighted_mean,
@@ -97,6 +102,9 @@ def test_the_worked_boxes_come_out_of_a_whole_evaluation(tmp_path, monkeypatch, 
         assert hole["f1"]["value"] == pytest.approx(f1 / 2, abs=1e-6)
         assert seen["thor2024"][which] == seen["scale_free"][which] == seen["ra2024"][which]  # no FP above ten
     assert seen["sound"]["hit_rate"]["value"] == 0.5
+    # Ten of 1,024 healthy pixels are 0.5, four 0.25: the thresholds are 0.5, 0.25 and three times 0.
+    assert [entry["value"] for entry in seen["sound"]["hit_rate_curve"].values()] == [0, 0.5, 0.5, 0.5, 0.5]
+    assert seen["sound"]["hit_rate_area"]["value"] == pytest.approx(0.5 - 0.25 * np.log(2) / np.log(20), abs=1e-6)
     assert seen["sound"]["false_regions_healthy"]["value"] == 1  # row 28; the row in the box is too small
     assert seen["sound"]["false_regions_abnormal"]["value"] == 1  # and the picture lit everywhere is not asked
     assert seen["sound"]["pointing_game"]["value"] == pytest.approx((2 / 10 + 3 / 11) / 2, abs=1e-6)
@@ -150,6 +158,44 @@ def test_sound_measures_agree_with_their_metrics(evaluated, metrics):
     corrected = chance_corrected_hit_rate(maps, masks, PIXEL_THRESHOLD)
     assert seen["chance_corrected_hit_rate"]["chance"] == pytest.approx(corrected.chance, abs=1e-6)
     assert seen["chance_corrected_hit_rate"]["value"] == pytest.approx(corrected.value, abs=1e-6)
+
+
+def test_the_hit_rate_curve_counts_false_alarms_among_the_pixels_of_healthy_test_pictures(evaluated, metrics):
+    study, seen = evaluated[0], metrics["protocols"]["sound"]
+    maps, masks, _ = zip(*laid_out(study), strict=True)
+    well = [study.maps[f"test/good/{k:02}"] for k in range(len(HEALTHY))]
+    thresholds = [pixel_threshold(well, false_alarms=share) for share in FALSE_ALARMS]
+    curve = hit_rate_curve(maps, masks, thresholds)
+    assert list(seen["hit_rate_curve"]) == ["0.005", "0.01", "0.02", "0.05", "0.1"]
+    assert [entry["value"] for entry in seen["hit_rate_curve"].values()] == pytest.approx(curve.tolist())
+    assert seen["hit_rate_area"]["value"] == pytest.approx(hit_rate_area(curve), abs=1e-6)
+    entries = [*seen["hit_rate_curve"].values(), seen["hit_rate_area"]]
+    assert all(entry["oracle"] and entry["ci95"][0] <= entry["value"] <= entry["ci95"][1] for entry in entries)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10_000))
+def test_counting_pixels_that_reach_a_limit_is_the_hit_rate_at_the_threshold(seed):
+    rng = np.random.default_rng(seed)
+    maps = np.round(rng.random((7, 9, 9)), 1).astype(np.float32)  # one decimal, so that ties happen
+    masks = rng.random((4, 9, 9)) < rng.uniform(0.1, 0.9, (4, 1, 1))
+    masks[:, 0, 0] = True
+    ill, well = maps[:4] + rng.choice([0, 0.3], (4, 1, 1)).astype(np.float32), maps[4:]
+    limits = [hit_below(a, inside) for a, inside in zip(ill, masks, strict=True)]
+    for a, inside, limit in zip(ill, masks, limits, strict=True):
+        assert is_hit(a, inside, np.nextafter(limit, -1))
+        assert not is_hit(a, inside, limit)
+    weights = resample(list("abcd"), np.ones(4, dtype=bool), replicates=DRAWS)
+    seen = hit_curve(sum(at_least(a, limits) for a in well), well.size, weights)
+    curve = hit_rate_curve(ill, masks, [pixel_threshold(well, false_alarms=share) for share in FALSE_ALARMS])
+    assert [entry["value"] for entry in seen["hit_rate_curve"].values()] == pytest.approx(curve.tolist(), abs=1e-6)
+
+
+def test_without_healthy_pixels_there_is_no_curve_and_all_hits_stay_uncertain():
+    weights = resample(list("abcd"), np.ones(4, dtype=bool), replicates=DRAWS)
+    assert hit_curve(np.zeros(1, dtype=np.int64), 0, weights) == {"hit_rate_curve": None, "hit_rate_area": None}
+    area = hit_curve(np.zeros(4, dtype=np.int64), 1000, weights)["hit_rate_area"]
+    assert area == {"value": 1, "ci95": [pytest.approx(wilson(4, 4)[0], abs=1e-6), 1], "oracle": True}
 
 
 def test_chance_is_taken_from_the_hit_rate(tmp_path, monkeypatch, numbers_only):
@@ -211,7 +257,7 @@ def test_an_uncalibrated_model_keeps_what_needs_no_threshold(study, tmp_path, fe
     seen = metrics["protocols"]
     assert seen["ra2024"] == {"published": None, "sound": None}
     known = {name for name, value in seen["sound"].items() if value is not None}
-    assert known == {"min_area", "pointing_game", "mass_ratio"}
+    assert known == {"min_area", "pointing_game", "mass_ratio", "hit_rate_curve", "hit_rate_area"}
     assert metrics["notes"] == []
     assert "Box hits" not in (tmp_path / "out/report.html").read_text()
 

@@ -7,8 +7,9 @@ from html.parser import HTMLParser
 import pytest
 
 from salus.benchmark import evaluate
-from salus.benchmark.report import cell, number, percent
+from salus.benchmark.report import cell, coded, number, percent
 from salus.io.results import read_result
+from tests.benchmark.conftest import PIXEL_THRESHOLD
 
 VOID = {"meta", "img", "br", "link", "input", "hr", "source"}
 DATA_URI = re.compile(r"data:[\w/+]+;base64,[\w+/=]+")
@@ -113,6 +114,9 @@ def test_the_published_protocol_stands_beside_its_sound_reading_with_its_trap(ev
         assert cell(protocols["ra2024"][which]["micro"]["f1"]) in shown
     assert "maps with small values get a better F1" in shown
     assert cell(protocols["sound"]["mass_ratio"]) in shown
+    curve = [cell(entry) for entry in protocols["sound"]["hit_rate_curve"].values()]
+    assert all(value in shown for value in [*curve, cell(protocols["sound"]["hit_rate_area"])])
+    assert "Healthy pixels flagged 0.5 % 1 % 2 % 5 % 10 % Area" in shown
     assert "Macro average each class counts the same" in shown
 
 
@@ -178,6 +182,17 @@ def test_healthy_cases_alone_make_a_report(study, tmp_path, few):
     assert page.wrong == page.open == []
     assert "Of 5 healthy test cases 1 (20 %) was flagged" in page.words
     assert "there is no curve" in page.words
+
+
+def test_what_a_terminal_puts_between_backticks_is_code_on_a_page(study, tmp_path, few):
+    made = study()
+    made.run(calibration={"scores": [0.1, 0.2, 0.45], "false_alarms": 0.05, "pixel_threshold": PIXEL_THRESHOLD})
+    made.cannot_judge("test/good/00", "run `salus calibrate` with <more>")
+    text = evaluate(made.results, made.data, tmp_path / "out").read_text()
+    assert text.count("<code>salus calibrate</code>") == 2, "in a note and in a reason"
+    assert "with &lt;more&gt;" in text
+    assert "`" not in Page(text).words
+    assert coded("a lone ` stays") == "a lone ` stays"
 
 
 def test_numbers_keep_digits_that_mean_something():

@@ -4,6 +4,7 @@ import base64
 import csv
 import json
 import re
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -11,25 +12,27 @@ import numpy as np
 import pytest
 import yaml
 
+from salus.benchmark import figures
 from salus.benchmark.beside import beside
 from salus.benchmark.card import card
 from salus.benchmark.differences import differences
-from salus.benchmark.gallery import chosen_of, gallery
+from salus.benchmark.gallery import Gallery, chosen_of, gallery
 from salus.benchmark.published import COLUMNS, METHODS, PAPERS, published
 from salus.benchmark.rows import MEASURES, Row
 from salus.benchmark.run import benchmark
 from salus.benchmark.suite import Data, Method, Suite, read_suite
-from salus.benchmark.suite_report import points, printed, rank_plot, sweep_plots, with_best
+from salus.benchmark.suite_report import card_of, points, printed, rank_plot, sweep_plots, with_best, write_suite_report
 from salus.benchmark.sweeps import sweeps
 from salus.benchmark.tables import Scored, number_of, ranked, write_tables
 from salus.datasets import covid_radiography, fastmri, grazpedwri, rsna
 from salus.detectors import DETECTORS
-from salus.metrics import delong_test, holm
+from salus.metrics import delong_test, holm, mcnemar
 from salus.metrics.comparison import critical_difference
 from tests.benchmark.test_report import Page
 
 TABLES = [f"ra2024 {k}" for k in (1, 2, 3)] + [f"cai2024 {k}" for k in (1, 2)]
 CODES = (1, 2, 4)
+FLAGGED = 0.5  # scores above it
 
 
 @pytest.fixture
@@ -57,8 +60,10 @@ def trained(tmp_path):
         (folder / "results" / "run.json").write_text(json.dumps(run))
         with (folder / "report" / "cases.csv").open("w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["case_id", "patient_id", "label", "findings", "score"])
-            writer.writerows([name, name[0], label, finding, score] for name, label, finding, score in cases)
+            writer.writerow(["case_id", "patient_id", "label", "findings", "score", "verdict"])
+            for name, label, finding, score in cases:
+                verdict = "" if score == "" else "ABNORMAL" if score > FLAGGED else "NORMAL"
+                writer.writerow([name, name[0], label, finding, score, verdict])
         empty = {"overall": None, "healthy": None, "findings": {}, "protocols": None, "seed": 0}
         content = {"dataset": "fastmri", **empty, **metrics}
         entries = {name: (content["overall"] or {}).get(name) for name in MEASURES}
@@ -188,8 +193,8 @@ def test_codes_of_three_sizes_make_a_curve_with_errors_of_healthy_and_abnormal(t
         for seed in (0, 1)
     ]  # fmt: skip
     other = trained("wide", detector="ae", settings={"latent": 8, "size": 128})
-    assert sweeps([*rows[:4], other]) == [], "two sizes, and another picture's third"
-    (sweep,) = sweeps([*rows, other])
+    assert sweeps([*rows[:4], other], {}) == [], "two sizes, and another picture's third"
+    (sweep,) = sweeps([*rows, other], {})
     points = sweep["data"]["brain"]
     assert [(one["latent"], one["method"]) for one in points] == [(1, "ae-1"), (2, "ae-2"), (4, "ae-4")]
     assert [one["auroc"]["mean"] for one in points] == pytest.approx([0.1, 0.2, 0.4])
@@ -198,6 +203,30 @@ def test_codes_of_three_sizes_make_a_curve_with_errors_of_healthy_and_abnormal(t
     assert [one["abnormal"]["mean"] for one in points] == pytest.approx([0.5, 0.25, 0.125])
     assert points[0]["auprc"] is None
     assert [heading for heading, _ in sweep_plots(sweep)] == ["AUROC", "mean score of test images (squared)"]
+    assert sweep["published"] == {}
+
+
+def test_a_published_sweep_of_the_same_data_is_drawn_in_grey_beside_ours(trained):
+    rows = [
+        trained(f"{data}-{d}", data=data, dataset=dataset, detector="ae", settings={"latent": d},
+                overall={"auroc": value(0.1 * d), "pixel_ap": value(0.3)})
+        for data, dataset in (("chest", "medianomaly/rsna"), ("heads", "phantom"))
+        for d in CODES
+    ]  # fmt: skip
+    (sweep,) = sweeps(rows, {table: published(table) for table in TABLES})
+    assert list(sweep["published"]) == ["chest"], "nobody prints anything of phantoms"
+    theirs = sweep["published"]["chest"]
+    assert [one["latent"] for one in theirs] == [1, 2, 4, 8, 16, 32, 64, 128]
+    assert [one["auroc"]["mean"] for one in theirs[:3]] == [0.665, 0.675, 0.729]
+    assert theirs[0]["pixel_ap"] is None, "RSNA has no masks"
+    (_, auroc), (_, pixel_ap) = sweep_plots(sweep)
+    said = [re.findall("<!-- (.+) -->", base64.b64decode(plot.split(",")[1]).decode()) for plot in (auroc, pixel_ap)]
+    assert [name for name in said[0] if name[0] in "ch"] == ["chest", "chest, published", "heads"]
+    assert "chest, published" not in said[1]
+    assert figures.QUIET in base64.b64decode(auroc.split(",")[1]).decode()
+    (vae,) = sweeps([trained(f"v-{d}", dataset="medianomaly/rsna", detector="vae", settings={"latent": d})
+                     for d in CODES], {"cai2024 1": published("cai2024 1")})  # fmt: skip
+    assert vae["published"] == {}, "of another detector"
 
 
 def test_ranks_and_their_critical_difference_are_drawn():
@@ -223,7 +252,7 @@ def test_every_two_methods_are_compared_by_patient_and_corrected_for_all_pairs()
 
     def of(shift: float, runs: int = 2, cases: tuple = cases) -> Scored:
         said = [rng.normal(size=60) + shift * abnormal for _ in range(runs)]
-        return Scored(cases=cases, abnormal=abnormal, runs=said, floor=None)
+        return Scored(cases=cases, abnormal=abnormal, runs=said, floor=None, found=None)
 
     lines = {"a + own": of(4), "b + own": of(1, runs=1), "c + own": of(0.8)}
     made = differences(list(lines.items()))
@@ -246,10 +275,48 @@ def test_orders_that_never_overlap_have_no_p_but_count_among_the_pairs():
     cases = tuple((str(case), str(case)) for case in range(40))
     rng = np.random.default_rng(1)
     runs = {"a": abnormal * 1.0, "b": rng.normal(size=40), "c": -1.0 * abnormal}
-    made = differences([(k, Scored(cases=cases, abnormal=abnormal, runs=[v], floor=None)) for k, v in runs.items()])
+    made = differences([
+        (k, Scored(cases=cases, abnormal=abnormal, runs=[v], floor=None, found=None)) for k, v in runs.items()
+    ])  # fmt: skip
     assert [pair["p"] is None for pair in made] == [False, True, False]
     assert made[1]["p_holm"] is None
     assert made[0]["p_holm"] > made[0]["p"] * 1.99
+
+
+def test_abnormal_patients_found_are_compared_by_mcnemar_and_corrected_for_all_pairs():
+    abnormal = np.arange(40) < 24
+    cases = tuple((str(case), str(case)) for case in range(40))
+    rng = np.random.default_rng(2)
+    found = {"a": np.arange(40) < 20, "b": np.arange(40) % 2 == 0, "c": np.arange(40) < 10, "none": None}
+
+    def of(found: np.ndarray | None, cases: tuple = cases) -> Scored:
+        return Scored(cases=cases, abnormal=abnormal, runs=[rng.normal(size=40)], floor=None, found=found)
+
+    made = differences([(name, of(seen)) for name, seen in found.items()])
+    seen = {(pair["first"], pair["second"]): pair["found"] for pair in made}
+    assert [pair for pair, of_both in seen.items() if of_both is None] == [(name, "none") for name in "abc"]
+    tests = {(x, y): mcnemar(found[x][:24], found[y][:24]) for x, y in combinations("abc", 2)}
+    assert (seen["a", "b"]["only_first"], seen["a", "b"]["only_second"]) == (10, 2), "of 24 abnormal cases"
+    assert seen["a", "b"]["p"] == pytest.approx(0.0386, abs=1e-4), "2 (1 + 12 + 66) / 2^12"
+    assert [seen[pair]["p"] for pair in tests] == pytest.approx([test.p for test in tests.values()], rel=5e-3)
+    corrected = holm([test.p for test in tests.values()])
+    assert [seen[pair]["p_holm"] for pair in tests] == pytest.approx(corrected, rel=5e-3), "a pair without p is none"
+    twice = tuple((case, str(int(case) // 2)) for case, _ in cases)
+    (by_patient,) = differences([(name, of(found[name], twice)) for name in "ab"])
+    assert (by_patient["found"]["only_first"], by_patient["found"]["only_second"]) == (0, 2), "b finds one of each two"
+
+
+def test_a_case_is_found_where_most_trainings_flag_it(trained):
+    def rows(*scores: tuple) -> list[Row]:
+        kinds = (("a", "abnormal"), ("b", "abnormal"), ("c", "normal"))
+        return [trained(cases=[(*kind, "", score) for kind, score in zip(kinds, one, strict=True)]) for one in scores]
+
+    assert Scored.of(rows((1, 1, 0), (1, 0, 0), (0, 0, 1))).found.tolist() == [True, False, False]
+    assert Scored.of(rows((1, 1, 0), (1, 0, 0))).found.tolist() == [True, False, False], "one of two is not most"
+    undecided = rows((1, 1, 0), (1, 0, 0))
+    table = undecided[1].folder / "report" / "cases.csv"
+    table.write_text(table.read_text().replace("ABNORMAL", "CANNOT_JUDGE"))
+    assert Scored.of(undecided).found is None
 
 
 def test_only_the_best_method_is_called_best():
@@ -301,6 +368,13 @@ def test_the_card_tells_what_the_cells_recorded(trained):
         [1, 7, 0.4, None, 0.007],
     ]
     assert made["methods"]["ra"]["recipe"] == [{"epochs": 3}]
+    assert made["evaluated"] == [], "cells of before did not write it down"
+    days = [replace(row, evaluated=day) for row, day in zip(rows, ("2026-03-02", "2026-03-01"), strict=True)]
+    made = card(suite, days)
+    assert made["evaluated"] == ["2026-03-01", "2026-03-02"]
+    told = dict(card_of(made)["run"])
+    assert told["Evaluated on"] == "2026-03-01 to 2026-03-02"
+    assert told["Intervals"].startswith("95 %, percentile bootstrap")
 
 
 @pytest.fixture(scope="module")
@@ -330,6 +404,7 @@ def test_the_page_is_whole_and_every_section_is_linked(page):
     assert {"heads", "sweeps", "published", "card"} == links <= ids
     assert "No method of this suite was measured on the data of this table." in read.words
     assert "SHA-256" in read.words
+    assert f"Evaluated on {json.loads(next(page[1].rglob('cell.json')).read_text())['evaluated']} " in read.words
     pairs = json.loads((page[1] / "summary.json").read_text())["pairs"]["heads"]
     assert len(pairs) == 3, "of three methods"
     assert "Below the best" in read.words
@@ -337,6 +412,20 @@ def test_the_page_is_whole_and_every_section_is_linked(page):
         assert f"{pair['value']:.3f}" in read.words
         assert f"p {pair['p_holm']:.3f}" in read.words
     assert text.count('class="gallery"') == 1
+
+
+def test_what_the_best_or_another_alone_finds_is_told_where_there_are_verdicts(page, tmp_path):
+    summary = json.loads((page[1] / "summary.json").read_text())
+    pairs = summary["pairs"]["heads"]
+    assert [pair["found"] for pair in pairs] == [None] * 3, "too few calibration cases for a threshold"
+    galleries = {"heads": Gallery()}
+    before = Page(write_suite_report(tmp_path / "a.html", summary, galleries).read_text())
+    assert "the best : this" not in before.words
+    pairs[0]["found"] = {"only_first": 11, "only_second": 3, "p": 0.02, "p_holm": 0.057}
+    read = Page(write_suite_report(tmp_path / "b.html", summary, galleries).read_text())
+    assert read.wrong == read.open == []
+    assert "the best : this" in read.words
+    assert "11 : 3 p 0.057" in read.words
 
 
 def test_every_picture_of_a_case_is_there_once_a_method_and_small(page):

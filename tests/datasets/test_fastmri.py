@@ -194,6 +194,7 @@ def test_the_published_counts_come_out_of_the_real_tables(real):
 def test_labels_of_the_real_table_are_those_of_the_protocol_page(shared_data):
     with (shared_data / "annotations/fastmri_plus/brain.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
+    assert (len(rows), sum(LOCAL.values()), sum(STUDY.values())) == (8_213, 7_570, 643)
     for level, counts in {"No": LOCAL, "Yes": STUDY}.items():
         assert Counter(row["label"] for row in rows if row["study_level"] == level) == counts
 
@@ -212,7 +213,9 @@ def test_ras_test_comes_out_of_its_lists(real, lists):
 
 def test_ras_slices_are_those_of_the_index_that_was_derived_independently(real, lists):
     with (lists.parent / "fastmri_test_index.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["class"] != "artefacts"]
+        index = list(csv.DictReader(file))
+    rows = [row for row in index if row["class"] != "artefacts"]
+    assert (len(index), len(rows), len({row["file"] for row in rows})) == (187, 171, 92)
     expected = Counter((row["file"], int(row["slice_suggested"]), row["class"]) for row in rows)
     sick = ra_test(real, lists).only(label=Label.ABNORMAL)
     found = Counter((case.patient_id, case.images[0].index, finding.name) for case in sick for finding in case.findings)

@@ -103,6 +103,7 @@ def test_a_second_row_of_an_image_is_left_out(root):
 
 def test_the_published_counts_come_out_of_the_real_table(shared_data):
     rows = list(table(shared_data / "annotations/grazpedwri_dx/dataset.csv", COLUMNS))
+    assert (len(rows), len({row["patient_id"] for row in rows})) == (20_327, 6_091)
     assert differences(_counts(rows), PUBLISHED) == []
     assert Counter(row["projection"] for row in rows) == {"1": 10_086, "2": 10_148, "3": 93}
     frontal = [row for row in rows if row["projection"] == "1"]

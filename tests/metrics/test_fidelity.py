@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.lib.stride_tricks import sliding_window_view
+from skimage.metrics import structural_similarity
 
 from salus.metrics import mae, mse, ssim
 
@@ -25,6 +26,14 @@ def test_the_worked_example_comes_out():
     assert ssim(PATTERN, 0.8 * PATTERN + 0.1) == pytest.approx(0.975722, abs=1e-6)
     assert ssim(PATTERN, PATTERN[:, ::-1]) == pytest.approx(0.042101, abs=1e-6)
     assert ssim(PATTERN, PATTERN) == 1
+
+
+def test_ssim_has_a_uniform_window_and_not_the_gaussian_of_the_first_paper():
+    other = 0.8 * PATTERN + 0.1
+    gaussian = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}  # 11 x 11
+    assert structural_similarity(PATTERN, other, data_range=1, **gaussian) == pytest.approx(0.975657, abs=1e-6)
+    assert structural_similarity(PATTERN, other, data_range=1) == pytest.approx(0.975722, abs=1e-6)
+    assert ssim(PATTERN, other) == pytest.approx(0.975722, abs=1e-6)
 
 
 @settings(max_examples=20, deadline=None)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from salus.metrics import auroc, average_precision, fpr_at_tpr, precision_recall_points, roc_points
 
@@ -44,6 +44,13 @@ def test_steps_under_the_precision_recall_curve_are_the_average_precision():
     recall, precision = precision_recall_points(ABNORMAL, SCORE)
     assert (recall[0], precision[0], recall[-1]) == (0, 1, 1)
     assert (np.diff(recall) * precision[1:]).sum() == pytest.approx(average_precision(ABNORMAL, SCORE))
+
+
+def test_average_precision_is_not_the_trapezoid_under_the_curve():
+    precision, recall, _ = precision_recall_curve(ABNORMAL, SCORE)
+    assert auc(recall, precision) == pytest.approx(0.852083, abs=1e-6)  # what it must not be
+    assert average_precision(ABNORMAL, SCORE) == pytest.approx(0.841667, abs=1e-6)
+    assert average_precision_score(ABNORMAL, SCORE) == pytest.approx(0.841667, abs=1e-6)
 
 
 @settings(max_examples=50, deadline=None)

@@ -19,10 +19,12 @@ def card(suite: Suite, rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "seeds": suite.seeds,
         "intervals": {
+            "type": "95 %, percentile bootstrap by label; Wilson's of a finding's recall, and where a share is 0 or 1",
             "unit": "patient",
             "replicates": distinct(row.metrics["replicates"] for row in done),
             "seed": distinct(row.metrics["seed"] for row in done),
         },
+        "evaluated": sorted({row.evaluated for row in done if row.evaluated}),
         "versions": distinct({"at": at, **versions} for row in done for at, versions in versions_of(row)),
         "used_test_labels": sorted({name for row in done for name, seen in row.entries.items() if oracle(seen)}),
         "data": {

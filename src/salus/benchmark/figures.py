@@ -121,24 +121,27 @@ def cost_figure(points: Sequence[tuple[str, float, float]]) -> str:
 
 
 def sweep_figure(
-    curves: Sequence[tuple[str, bool, Sequence[tuple[int, float, float | None]]]], label: str, *, log: bool = False
+    curves: Sequence[tuple[str, str, Sequence[tuple[int, float, float | None]]]], label: str, *, log: bool = False
 ) -> str:
     """Curves over the size of the code, in steps of two.
 
-    Each is its name, whether it is the dashed companion of the one before, and its points: size, mean, deviation.
+    Each is its name, "solid" or as what it accompanies the solid one before ("dashed", or "grey" without a colour of
+    its own), and its points: size, mean, deviation.
     """
     with rc_context(STYLE):
         figure = Figure(figsize=(3.9, 3.3), layout="constrained")
         axes = figure.subplots()
-        style = -1
-        for name, companion, points in curves:
-            style += not companion
-            colour, marker = LINES[style % len(LINES)], MARKERS[style % len(MARKERS)]
+        place = -1
+        for name, style, points in curves:
+            place += style == "solid"
+            colour, marker = LINES[place % len(LINES)], MARKERS[place % len(MARKERS)]
+            if style == "grey":
+                colour = QUIET
             sizes, means, deviations = zip(*points, strict=True)
             axes.errorbar(
                 sizes, means, yerr=[deviation or 0 for deviation in deviations], label=name, capsize=2, markersize=3.5,
-                color=colour, marker=marker, linestyle="--" if companion else "-", linewidth=1.4,
-                markerfacecolor="white" if companion else colour,
+                color=colour, marker=marker, linestyle="--" if style == "dashed" else "-", linewidth=1.4,
+                markerfacecolor="white" if style == "dashed" else colour,
             )  # fmt: skip
         axes.set_xscale("log", base=2)
         every = sorted({size for *_, points in curves for size, *_ in points})

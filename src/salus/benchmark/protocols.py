@@ -4,8 +4,12 @@ As in the papers a finding is one sample, and all is measured on the grid that t
 with the result is brought back there, boxes and masks are laid on it pixel by pixel, and known healthy is what lies
 above the picture's minimum and two pixels off every finding. Pictures only: the papers know no volumes, and the slices
 of a volume would be other samples than theirs. One map is held at a time.
+
+A model keeps the threshold of one share of false alarms. The hit-rate curve, over several, therefore counts them among
+the pixels of the healthy test pictures, and is marked as what saw test labels.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +24,7 @@ from salus.core import Finding, Image
 from salus.core.errors import ImageError, SalusError
 from salus.io import read_study
 from salus.metrics import (
+    FALSE_ALARMS,
     FROC_RATES,
     BoxHit,
     FrocScores,
@@ -30,6 +35,7 @@ from salus.metrics import (
     froc_of,
     froc_scores,
     hit_ra2024,
+    hit_rate_area,
     hit_scale_free,
     hit_thor2024,
     known_healthy,
@@ -38,6 +44,7 @@ from salus.metrics import (
     weighted_mean,
     wilson,
 )
+from salus.metrics.localisation import SHARE
 from salus.preprocess import Preparation, resample
 
 Mask = NDArray[np.bool_]
@@ -67,6 +74,7 @@ class Sample:
         hit: whether more than a tenth of it lies above the sound threshold, 0 or 1; nan without one.
         chance: how often a rolled map hits it; nan without a threshold.
         mass: its `mass_ratio`; nan where the map is zero.
+        limit: the finding is hit at every threshold below it.
     """
 
     case: int
@@ -75,6 +83,7 @@ class Sample:
     hit: float
     chance: float
     mass: float
+    limit: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +123,9 @@ def protocols(
     calibration = paired.run["calibration"] or {}
     thresholds = {"published": calibration.get("grid_threshold"), "sound": calibration.get("pixel_threshold")}
     seen, problems, notes, volumes = [], [], [], 0
-    for index in good:
+    reached, pixels = np.zeros(1, dtype=np.int64), 0
+    # Findings first: what each needs for a hit is known when the healthy pixels go by.
+    for index in sorted(good, key=lambda index: not paired.judged[index].abnormal):
         one = paired.judged[index]
         if one.abnormal and not one.case.findings:
             continue  # a lesion lies nobody knows where: neither healthy nor a sample
@@ -127,6 +138,9 @@ def protocols(
             problems.append(Problem(case_id=one.case.case_id, reason=bare(str(error), data, one.folder)))
         else:
             seen.append(seen_in(picture, index, thresholds))
+            if not picture.findings:
+                limits = [sample.limit for one in seen for sample in one.samples]
+                reached, pixels = reached + at_least(picture.anomaly, limits), pixels + picture.anomaly.size
     if volumes:
         notes.append(f"Volumes ({volumes}) are left out of the published protocols, which know pictures only.")
     samples = [sample for picture in seen for sample in picture.samples]
@@ -141,7 +155,7 @@ def protocols(
         "size": paired.preparation.size,
         "findings": len(samples),
         "thresholds": thresholds,
-        "sound": sound(seen, weights),
+        "sound": {**sound(seen, weights), **hit_curve(reached, pixels, weights[:, [one.case for one in samples]])},
     }
     for rule in RULES:
         content[rule] = {
@@ -214,8 +228,8 @@ def seen_in(picture: OnGrid, case: int, thresholds: Mapping[str, float | None]) 
         hit, chance = np.nan, np.nan
         if calibrated is not None:
             _, hit, chance = chance_corrected_hit_rate([a], [inside], calibrated)
-        mass = mass_ratio(a, inside, picture.healthy)
-        samples.append(Sample(case=case, name=name, boxes=boxes, hit=hit, chance=chance, mass=mass))
+        mass, limit = mass_ratio(a, inside, picture.healthy), hit_below(a, inside)
+        samples.append(Sample(case=case, name=name, boxes=boxes, hit=hit, chance=chance, mass=mass, limit=limit))
     return Seen(
         case=case,
         samples=tuple(samples),
@@ -223,6 +237,17 @@ def seen_in(picture: OnGrid, case: int, thresholds: Mapping[str, float | None]) 
         pointing=pointing_game([a], [together]) if masks else np.nan,
         froc=None if calibrated is None else froc_scores(a, masks, calibrated),
     )
+
+
+def hit_below(a: NDArray[np.float32], inside: Mask) -> float:
+    """`is_hit` at every threshold below this one, and at no other."""
+    falling = np.sort(a[inside])[::-1]
+    return float(falling[math.floor(SHARE * len(falling))])
+
+
+def at_least(a: NDArray[np.float32], limits: Sequence[float]) -> NDArray[np.int64]:
+    """(k,) how many pixels reach each limit."""
+    return a.size - np.searchsorted(np.sort(a, axis=None), np.array(limits), side="left").astype(np.int64)
 
 
 def by_class(samples: Sequence[tuple[int, str, BoxHit]], weights: Weights) -> dict[str, Any]:
@@ -276,6 +301,34 @@ def sound(seen: Sequence[Seen], weights: Weights) -> dict[str, Any]:
         "pointing_game": mean(np.array([p.pointing for p in ill]), weights[:, [p.case for p in ill]]),
         "mass_ratio": mean(np.array([s.mass for s in samples]), of_samples),
     }
+
+
+def hit_curve(reached: NDArray[np.int64], pixels: int, weights: Weights) -> dict[str, Any]:
+    """`hit_rate_curve` by share of false alarms, and `hit_rate_area`; null without a healthy picture.
+
+    A finding is hit at the threshold that a share of the healthy pixels exceeds if no more of them reach its limit.
+
+    Args:
+        reached: (findings,) how many healthy pixels reach the limit of each.
+        pixels: how many healthy pixels there are.
+        weights: (replicates, findings) draws of patients; the thresholds stay.
+    """
+    if not pixels:
+        return {"hit_rate_curve": None, "hit_rate_area": None}
+    hits = (reached <= np.round(np.multiply.outer(FALSE_ALARMS, pixels), 6)[:, None]).astype(np.float64)
+    areas = np.array([rounded(hit_rate_area(own)) for own in hits.T])  # all hit is 1, not 0.9999999
+    return {
+        "hit_rate_curve": {
+            f"{share:g}": with_oracle(mean(own, weights, all_or_none=len(own)))
+            for share, own in zip(FALSE_ALARMS, hits, strict=True)
+        },
+        "hit_rate_area": with_oracle(mean(areas, weights, all_or_none=len(areas))),
+    }
+
+
+def with_oracle(made: Entry) -> Entry:
+    """An entry whose thresholds saw which test cases are healthy."""
+    return made and {**made, "oracle": True}
 
 
 def mean(values: Floats, weights: Weights, *, all_or_none: int = 0) -> Entry:

@@ -1,6 +1,7 @@
 """report.html: one file, nothing loaded from anywhere, for a radiologist and a reviewer alike."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 import numpy as np
+from markupsafe import Markup, escape
 from numpy.typing import NDArray
 from PIL import Image as Picture
 
@@ -129,7 +131,7 @@ def template(name: str) -> jinja2.Template:
     """A page of this folder, with the filters that pages share."""
     loader = jinja2.PackageLoader("salus", "benchmark")
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters.update(number=number, cell=cell, interval=between)
+    environment.filters.update(number=number, cell=cell, interval=between, coded=coded)
     return environment.get_template(name)
 
 
@@ -377,6 +379,11 @@ def by_reason(problems: Sequence[Row]) -> list[tuple[str, list[str]]]:
     """Reasons with the cases they hit."""
     ordered = sorted(problems, key=lambda problem: (problem["reason"], problem["case_id"]))
     return [(reason, [p["case_id"] for p in same]) for reason, same in groupby(ordered, key=lambda p: p["reason"])]
+
+
+def coded(text: str) -> Markup:
+    """Words of a message or note; what stands between backticks in a terminal is code on a page."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704, it is escaped
 
 
 def number(value: float, decimals: int = 3) -> str:

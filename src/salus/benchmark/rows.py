@@ -4,7 +4,7 @@ import csv
 import json
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from salus.benchmark.cells import ENDED
 from salus.benchmark.floors import FLOORS, SAME_MAP
 from salus.benchmark.measures import DIGITS
 from salus.benchmark.suite import Suite
+from salus.detectors import detector_class
 
 COSTS = ("seconds", "ms", "mib")
 MEASURES = (
@@ -37,6 +38,7 @@ class Row:
         costs: seconds of training, ms an image, MiB at most.
         metrics: all of metrics.json; nothing of a floor.
         folder: of its results and report.
+        evaluated: day of the evaluation, UTC; empty where the cell did not write it down.
     """
 
     data: str
@@ -50,6 +52,7 @@ class Row:
     costs: Mapping[str, float] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     folder: Path | None = None
+    evaluated: str = ""
 
     @cached_property
     def run(self) -> Mapping[str, Any]:
@@ -69,9 +72,10 @@ class Row:
 
 
 def rows_of(suite: Suite, out: Path) -> Iterator[Row]:
-    """A row for each training and score, and of each data set one for each floor."""
+    """A row for each training and score, and of each data set one for each floor that is not among the methods."""
     for data in suite.datasets:
         floors: dict[str, Row] = {}
+        listed: set[str] = set()
         for cell in (cell for cell in suite.cells if cell.data == data):
             place = out / cell.place
             ended = json.loads((place / ENDED).read_bytes())
@@ -83,17 +87,19 @@ def rows_of(suite: Suite, out: Path) -> Iterator[Row]:
                     yield replace(named, reason=reason)
                     continue
                 metrics = json.loads((place / score / "report" / "metrics.json").read_bytes())
-                yield replace(
+                done = replace(
                     named, map=metrics["method"], entries=entries_of(metrics), metrics=metrics, folder=place / score,
-                    costs={key: ended[key] for key in COSTS if key in ended},
+                    costs={key: ended[key] for key in COSTS if key in ended}, evaluated=ended.get("evaluated", ""),
                 )  # fmt: skip
+                listed.add(floor_of(done))
+                yield done
                 for floor, seen in metrics["floors"].items():
                     called = floor_name(floor, metrics["method"])
                     if seen is not None and called not in floors:
                         floors[called] = Row(
                             data=data, method=called, score="", seed=None, floor=True, entries=entries_of(seen)
                         )
-        yield from floors.values()
+        yield from (floor for called, floor in floors.items() if called not in listed)
 
 
 def over_trainings(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -110,6 +116,14 @@ def over_trainings(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def floor_name(floor: str, method: str) -> str:
     """How the table of a data set calls a floor; PCA with the map of a method by that map."""
     return f"PCA + {method.partition(' + ')[2]}" if floor == SAME_MAP else FLOORS[floor]
+
+
+def floor_of(row: Row) -> str:
+    """How the table would call the floor that a method of the suite is, with that floor's settings; else empty."""
+    detector, settings = row.run["detector"], row.run["settings"]
+    if detector not in FLOORS or settings != asdict(detector_class(detector).Config(size=settings["size"])):
+        return ""
+    return FLOORS[detector] if row.map in (detector, f"{detector} + residual") else floor_name(SAME_MAP, row.map)
 
 
 def name_of(line: Mapping[str, Any]) -> str:

@@ -105,13 +105,22 @@ def sweep_plots(sweep: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What is drawn over the size of the code, and its picture: the ranking measures there are, then the errors."""
     made = []
     for key, heading in SWEPT:
-        curves = [(data, False, curve(points, key)) for data, points in sweep["data"].items() if curve(points, key)]
+        curves = []
+        for data, points in sweep["data"].items():
+            if ours := curve(points, key):
+                curves.append((data, "solid", ours))
+                if theirs := curve(sweep["published"].get(data, ()), key):
+                    curves.append((f"{data}, published", "grey", theirs))
         if curves:
             made.append((heading, figures.sweep_figure(curves, heading)))
     errors = []
     for data, points in sweep["data"].items():
         kinds = ((Label.ABNORMAL, f"{data}, abnormal"), (Label.NORMAL, f"{data}, healthy"))
-        errors += [(name, label == Label.NORMAL, curve(points, label)) for label, name in kinds if curve(points, label)]
+        errors += [
+            (name, "dashed" if label == Label.NORMAL else "solid", curve(points, label))
+            for label, name in kinds
+            if curve(points, label)
+        ]
     heading = f"mean score of test images ({sweep['map'].partition(' + ')[2] or sweep['score']})"
     return [*made, (heading, figures.sweep_figure(errors, heading, log=True))] if errors else made
 
@@ -124,10 +133,13 @@ def curve(points: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, floa
 def card_of(card: Mapping[str, Any]) -> dict[str, Any]:
     """The protocol card as terms and what is said of them."""
     draws, oracles = card["intervals"], [NAMED[name] for name in card["used_test_labels"]]
+    days = card["evaluated"]
     return {
         "run": [
             ("Seeds of training", listing(card["seeds"])),
-            ("Intervals", f"{listing(draws['replicates'])} draws of {draws['unit']}s, seed {listing(draws['seed'])}"),
+            ("Intervals", draws["type"]),
+            ("Draws", f"{listing(draws['replicates'])} draws of {draws['unit']}s, seed {listing(draws['seed'])}"),
+            ("Evaluated on", " to ".join(dict.fromkeys((days[0], days[-1]))) if days else "not written down"),
             ("Chosen by test labels", f"the threshold of {', '.join(oracles)}" if oracles else "nothing"),
             ("Versions", listing(card["versions"])),
         ],

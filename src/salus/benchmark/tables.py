@@ -26,7 +26,7 @@ from salus.benchmark.published import Number, published
 from salus.benchmark.rows import COSTS, MEASURES, Row, name_of, over_trainings, rows_of
 from salus.benchmark.suite import Suite
 from salus.benchmark.sweeps import sweeps
-from salus.core import Label
+from salus.core import Label, Verdict
 from salus.core.errors import LayoutError
 from salus.io.files import write_whole
 from salus.metrics import (
@@ -85,6 +85,7 @@ def table(rows: Sequence[Row]) -> str:
 def summarised(suite: Suite, name: str, rows: Sequence[Row]) -> dict[str, Any]:
     """`summary.json`: of each data set its methods and floors over their seeds, best AUROC first; then the ranks."""
     data, pairs = {}, {}
+    papers = {table: published(table) for table in suite.published}
     for one in suite.datasets:
         groups = grouped(rows, one)
         lines = [
@@ -101,9 +102,9 @@ def summarised(suite: Suite, name: str, rows: Sequence[Row]) -> dict[str, Any]:
         "data": data,
         "pairs": pairs,
         "ranks": ranked(data),
-        "sweeps": sweeps(rows),
-        "published": {name: [number_of(number) for number in published(name)] for name in suite.published},
-        "beside": {name: beside(name, published(name), rows) for name in suite.published},
+        "sweeps": sweeps(rows, papers),
+        "published": {table: [number_of(number) for number in numbers] for table, numbers in papers.items()},
+        "beside": {table: beside(table, numbers, rows) for table, numbers in papers.items()},
         "card": card(suite, rows),
     }
 
@@ -183,12 +184,14 @@ class Scored:
         cases: (n,) name and patient of each.
         abnormal: (n,) truth.
         runs: (n,) scores of each training; `floor` those of the PCA floor, None where it is not there.
+        found: (n,) whether more than half of the trainings flag it; None where any of them gives no verdict.
     """
 
     cases: tuple[tuple[str, str], ...]
     abnormal: NDArray[np.bool_]
     runs: list[Floats]
     floor: Floats | None
+    found: NDArray[np.bool_] | None
 
     @property
     def patients(self) -> tuple[str, ...]:
@@ -210,11 +213,13 @@ class Scored:
         first = read[0]
         floor = SAME_MAP if SAME_MAP in first[0] else FLOOR
         abnormal = np.array([row["label"] == Label.ABNORMAL for row in first])
+        verdicts = np.array([[row["verdict"] for row in rows] for rows in read])
         return cls(
             cases=tuple((row["case_id"], row["patient_id"]) for row in first),
             abnormal=abnormal,
             runs=[np.array([float(row["score"]) for row in rows]) for rows in read],
             floor=np.array([float(row[floor]) for row in first]) if all(row.get(floor) for row in first) else None,
+            found=None if Verdict.CANNOT_JUDGE in verdicts else (verdicts == Verdict.ABNORMAL).mean(axis=0) > 0.5,
         )
 
 

@@ -109,6 +109,7 @@ class MLflow(Tracker):
         os.environ.update(MLFLOW | os.environ)
         try:
             from mlflow import MlflowClient, entities
+            from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
         except ImportError as error:
             raise ConfigError(MISSING) from error
         self.where, self.name, self.kept, self.entities = where, name, kept, entities
@@ -117,6 +118,10 @@ class MLflow(Tracker):
             self.client = MlflowClient(where)
             there = self.client.get_experiment_by_name("salus")
             self.experiment = there.experiment_id if there else self.client.create_experiment("salus")
+        except UnsupportedModelRegistryStoreURIException:
+            raise ConfigError(
+                f"MLflow knows no {urlsplit(where).scheme}://: track to a folder, file:///FOLDER or http://HOST:PORT."
+            ) from None
         except Exception as error:
             raise ConfigError(f"No MLflow takes runs at {where}. {first_line(error)}") from error
 
