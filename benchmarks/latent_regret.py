@@ -12,6 +12,7 @@ above 0. A Markdown row a data set, score and rule.
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,12 @@ from salus.core import Label, Split
 from salus.datasets import open_dataset
 from salus.datasets.protocol import split
 from salus.model import Model
-from salus.training.latent import look, painted, sights, smallest
+from salus.training import make_fabric
+from salus.training.latent import chosen, look, painted, sights, smallest
+from salus.training.plan import resolved
 
-PAINTED = ("painted, within a standard error", "painted, best")
+CHOSEN = "**painted, one network for all**"  # what latent=auto takes
+PAINTED = ("painted, every size trained", "painted, every size trained, best")
 
 
 def main() -> None:
@@ -33,29 +37,30 @@ def main() -> None:
     options.add_argument("suite", type=Path)
     options.add_argument("out", type=Path, nargs="+")
     options.add_argument("--data", type=Path, required=True)
-    chosen = options.parse_args()
-    suite = read_suite(chosen.suite)
+    asked = options.parse_args()
+    suite = read_suite(asked.suite)
     names = sorted(suite.methods, key=lambda name: suite.methods[name].set["latent"])
     sizes = [suite.methods[name].set["latent"] for name in names]
     for data in suite.datasets:
         for score in suite.scores_of(names[0]):
             tests, picks = [], []
-            for out in chosen.out:
+            for out in asked.out:
                 cells = {cell.method: cell for cell in suite.cells if cell.data == data}
                 for place in sorted((out / "cells" / data / names[0]).glob("seed*")):
                     folders = [out / "cells" / data / name / place.name / score for name in names]
                     if not all((folder / "report" / "metrics.json").is_file() for folder in folders):
                         continue
-                    work = Work(suite=suite, cell=cells[names[0]], data=chosen.data, out=out, threads=1)
+                    work = Work(suite=suite, cell=cells[names[0]], data=asked.data, out=out, threads=1)
                     tests.append([json.loads((f / "report" / "metrics.json").read_text())["overall"]["auroc"]["value"]
                                   for f in folders])  # fmt: skip
-                    picks.append(rules(folders, sizes, *work.source, seed=int(place.name.removeprefix("seed"))))
+                    seed = int(place.name.removeprefix("seed"))
+                    picks.append(rules(folders, sizes, *work.source, seed, out / "ordered" / data / place.name))
             if tests:
                 show(data, score, sizes, np.mean(tests, axis=0), picks)
 
 
-def rules(folders: list[Path], sizes: list[int], data: Path, reader: str, seed: int) -> dict[str, int]:
-    """The size that each rule takes."""
+def rules(folders: list[Path], sizes: list[int], data: Path, reader: str, seed: int, one: Path) -> dict[str, int]:
+    """The size that each rule takes; `one` is the folder of the ordered network."""
     models = [Model.load(f / "model" if (f / "model").is_dir() else f.parent / "model") for f in folders]
     healthy = split(open_dataset(reader, data)).only(label=Label.NORMAL)
     held = healthy.only(split=Split.VALIDATION)
@@ -64,10 +69,15 @@ def rules(folders: list[Path], sizes: list[int], data: Path, reader: str, seed: 
     seen = sights([look(model.detector, pictures, model.precision) for model in models], pictures)
     training = prepared(models[0], healthy.only(split=Split.TRAIN)).rows
     errors = [error(model, validation.rows) for model in models]
+    plan = replace(resolved("ae", "fast", {}, seed), score=dict(models[0].score))
+    one.mkdir(parents=True, exist_ok=True)
+    fabric = make_fabric("cpu", models[0].precision)
+    size, _ = chosen(plan, training, validation.rows, validation.rows, pictures, one, fabric, lambda *_: None, sizes)
     best = min(range(len(seen)), key=lambda index: seen[index].behind)
     return {
+        CHOSEN: size,
         **dict(zip(PAINTED, (sizes[smallest(seen)], sizes[best]), strict=True)),
-        **{one["rule"]: one["latent"] for one in others(sizes, errors, training.reshape(len(training), -1))},
+        **{other["rule"]: other["latent"] for other in others(sizes, errors, training.reshape(len(training), -1))},
         "16, always": 16,
     }
 

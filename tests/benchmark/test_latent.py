@@ -7,13 +7,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_allclose
 
 from salus.benchmark.latent import components, elbow, flat_from, maximum_likelihood, two_nearest
 from salus.core import Case, Dataset
 from salus.core.errors import LayoutError
+from salus.detectors.ae import AEConfig
 from salus.preprocess.cache import Prepared
-from salus.training.latent import CONTRASTS, PATIENCE, ROUNDS, SIZES, Look, Painted, Sight, painted, sights, smallest
+from salus.scores import build_score
+from salus.training.latent import CONTRASTS, ROUNDS, SIZES, Look, Ordered, Painted, Sight, painted, sights, smallest
 
 TINY = ("--preset", "tiny", "--epochs", "2")
 
@@ -112,6 +115,56 @@ def test_lesions_are_the_same_ones_every_time_and_lie_in_their_own_slice():
     assert not changes[:, first.bare[0, 0] == 0].any()  # nothing outside the body
 
 
+def test_lesions_are_of_any_size_within_the_body_and_sharp_or_soft():
+    prepared, cases = discs_prepared(12)
+    found = painted(prepared, cases, 0)
+    changes = np.abs(found.lesions - found.bare[found.of])[:, 0]
+    strength = changes.max(axis=(1, 2), keepdims=True)
+    shares = (changes >= 0.5 * strength).sum(axis=(1, 2)) / (found.bare[0, 0] > 0).sum()
+    assert_allclose(np.quantile(shares, [0, 0.5, 1]), [0.01, np.sqrt(0.01 * 0.5), 0.5], rtol=0.3)
+    large = shares > 0.2
+    between = ((changes > 0.05 * strength) & (changes < 0.95 * strength)).sum(axis=(1, 2)) / (changes > 0).sum(
+        axis=(1, 2)
+    )
+    assert between[large].min() < 0.15 < 0.4 < between[large].max()
+
+
+def test_one_network_reads_as_many_entries_as_it_is_told():
+    torch.manual_seed(0)
+    net = Ordered(AEConfig(size=32, latent=8, hidden=16, widths=(4, 4, 4, 4)), build_score("squared"), (1, 2, 8))
+    x = torch.rand(64, 1, 32, 32)
+    whole = net.eval().code(x)
+    net.kept = 2
+    assert torch.equal(net.code(x)[:, :2], whole[:, :2])
+    assert not net.code(x)[:, 2:].any()
+    assert whole.all()
+    read = (net.train().code(x) != 0).sum(dim=1)  # as many as are drawn for each image, whatever `kept` says
+    assert set(read.tolist()) == {1, 2, 8}
+
+
+def test_what_the_first_entries_hold_matters_most():
+    rng = np.random.default_rng(0)
+    far, near = rng.uniform(-1, 1, (2, 96, 1, 1))
+    rows, columns = np.mgrid[:32, :32] / 31
+    images = (0.5 + 0.3 * far * np.sin(6 * rows) + 0.15 * near * np.sin(6 * columns))[:, None].astype(np.float32)
+    torch.manual_seed(0)
+    net = Ordered(AEConfig(size=32, latent=4, hidden=32, widths=(8, 8, 8, 8)), build_score("squared"), (1, 2, 4))
+    optimiser = torch.optim.Adam(net.parameters(), 3e-3)
+    x = torch.from_numpy(images)
+    for _ in range(300):
+        optimiser.zero_grad()
+        net.validation_loss(x).mean().backward()
+        optimiser.step()
+    errors = []
+    with torch.no_grad():
+        for net.kept in (1, 2, 4):
+            errors.append(float(net.eval().validation_loss(x).mean()))
+    nothing = float((4 * x.var(dim=0)).mean())  # the error of the mean image, on the inner scale
+    assert errors[0] < 0.3 * nothing  # one entry is most of what there is
+    assert errors[1] < 0.7 * errors[0]  # two are all
+    assert errors[2] > 0.5 * errors[1]
+
+
 def test_few_patients_or_images_without_room_for_a_lesion_cannot_choose():
     prepared, cases = discs_prepared(5)
     for rows, count in ((prepared.rows[:4], 4), (prepared.rows * 0, 0)):
@@ -169,7 +222,7 @@ def test_what_cannot_be_tried_is_refused(words, expected, salus, disc_folder, tm
     assert expected in said
 
 
-def test_auto_is_the_training_of_the_size_it_chooses(salus, disc_folder, tmp_path, monkeypatch):
+def test_auto_is_the_training_of_the_size_it_chooses(salus, disc_folder, tmp_path):
     def trained(name: str, latent: object) -> dict:
         command = ("train", "ae", "--data", disc_folder, "--out", tmp_path / name, "--set", f"latent={latent}", *TINY)
         code, _, said = salus(*command)
@@ -177,11 +230,9 @@ def test_auto_is_the_training_of_the_size_it_chooses(salus, disc_folder, tmp_pat
         return json.loads((tmp_path / name / "model.json").read_text())
 
     auto = trained("auto", "auto")
-    tried = [row["latent"] for row in auto["card"]["latent"]]
-    assert tried == list(SIZES[: len(tried)])
-    best = max(auto["card"]["latent"], key=lambda row: row["auroc"])
-    assert len(tried) == len(SIZES) or tried.index(best["latent"]) == len(tried) - 1 - PATIENCE
-    assert auto["settings"]["latent"] in tried
+    seen = [Sight(**{key: row[key] for key in ("auroc", "behind", "error")}) for row in auto["card"]["latent"]]
+    assert [row["latent"] for row in auto["card"]["latent"]] == list(SIZES)
+    assert auto["settings"]["latent"] == SIZES[smallest(seen)]
     assert auto["card"]["plan"]["settings"]["latent"] == "auto"
     alone = trained("alone", auto["settings"]["latent"])
     assert auto["files"] == alone["files"]  # the same weights to the bit

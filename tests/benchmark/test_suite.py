@@ -15,9 +15,12 @@ import pytest
 import yaml
 
 from salus.benchmark.cells import peak_mib
-from salus.benchmark.run import ENGINES, benchmark
+from salus.benchmark.run import ENGINES, begin, benchmark
 from salus.benchmark.suite import Cell, read_suite
 from salus.core.errors import ConfigError
+from salus.model import Model
+from tests.conftest import discs
+from tests.datasets.layouts import png
 
 SUITE = {
     "datasets": {"discs": {"path": "."}},
@@ -79,6 +82,9 @@ def test_a_cell_is_a_method_a_data_set_and_a_seed_and_scores_share_it(tmp_path):
         ({"methods": {"../ae": {"detector": "ae"}}}, "name of a folder"),
         ({"datasets": {"a": {"reader": "rsnaa", "path": "a"}}}, "datasets.a: .*Did you mean 'rsna'"),
         ({"datasets": {"a": {}}}, "needs a path below --data"),
+        ({"datasets": {"a": {"path": "a", "also": [{"reader": "ixxi", "path": "b"}]}}}, "datasets.a.also: .*'ixi'"),
+        ({"datasets": {"a": {"path": "a", "also": [{"reader": "ixi"}]}}}, "datasets.a.also.0.path"),
+        ({"datasets": {"a": {"path": "a", "also": [{"path": ""}]}}}, "datasets.a.also needs a path below --data"),
         ({"datasets": {"a": {"phantom": {"trian": 5}}}}, "datasets.a.phantom: .*Did you mean 'train'"),
         ({"scores": ["own", {"name": "squard"}]}, "Did you mean 'squared'"),
         ({"scores": ["own", "own"]}, "scores names own twice"),
@@ -134,6 +140,22 @@ def test_every_cell_has_its_row_and_every_method_its_line(done):
     assert 0 <= low <= line["measures"]["auroc"]["mean"] <= high <= 1
 
 
+def test_a_floor_that_is_a_method_has_one_line(disc_folder, tmp_path, in_this_process, monkeypatch):
+    monkeypatch.setattr("salus.benchmark.measures.REPLICATES", 20)
+    methods = {
+        "mean-intensity": {"preset": "tiny"},
+        "pca": {"preset": "tiny"},  # of 12 components, so another than the floor
+        "forty": {"detector": "pca", "preset": "tiny", "set": {"components": 40}},
+    }
+    scores = ["own", {"name": "squared"}]
+    benchmark(written(tmp_path, methods=methods, scores=scores, seeds=[0]), tmp_path / "out", data=disc_folder)
+    ours = ["forty", "forty", "mean-intensity", "pca", "pca"]  # with own score, and squared
+    assert [row["method"] for row in rows(tmp_path / "out")] == ours
+    methods.pop("forty")
+    benchmark(written(tmp_path, methods=methods, scores=scores, seeds=[0]), tmp_path / "out", data=disc_folder)
+    assert [row["method"] for row in rows(tmp_path / "out")] == [*ours[2:], "PCA residual", "PCA + squared"]
+
+
 def test_another_score_is_judged_on_the_same_training(done):
     cell = done / "cells" / "discs" / "ae" / "seed0"
     weights = [cell / place / "weights.safetensors" for place in ("model", "smoothed-sigma-1.5/model")]
@@ -155,6 +177,38 @@ def test_a_name_that_means_something_else_now_is_refused(done, disc_folder, tmp_
     methods = {**SUITE["methods"], "ae": {"preset": "tiny", "set": {"latent": 2}}}
     with pytest.raises(ConfigError, match=r"begun with another methods\.ae"):
         benchmark(written(tmp_path, methods=methods), done, data=disc_folder)
+
+
+def test_a_suite_from_before_there_were_further_sets_goes_on_and_one_with_others_is_refused(tmp_path):
+    path = tmp_path / "suite.json"
+    begin(path, "discs", read_suite(written(tmp_path)))
+    old = json.loads(path.read_text())
+    del old["datasets"]["discs"]["also"]
+    path.write_text(json.dumps(old))
+    begin(path, "discs", read_suite(written(tmp_path)))
+    other = {"discs": {"path": ".", "also": [{"path": "others"}]}}
+    with pytest.raises(ConfigError, match=r"begun with another datasets\.discs"):
+        begin(path, "discs", read_suite(written(tmp_path, datasets=other)))
+
+
+@pytest.mark.usefixtures("numbers_only", "in_this_process")
+def test_a_cell_learns_from_further_sets_and_is_tested_on_its_own(disc_folder, tmp_path):
+    for index, picture in enumerate(discs(20, seed=7)):
+        png(tmp_path / "others" / f"{index:03}.png", picture[0])
+    (tmp_path / "discs").symlink_to(disc_folder)
+    suite = written(
+        tmp_path,
+        datasets={"discs": {"path": "discs", "also": [{"path": "others"}]}},
+        methods={"ae": {"preset": "tiny", "set": {"recipe.epochs": 1}}},
+        scores=["own", {"name": "zscore"}],
+        seeds=[0],
+    )
+    _, failed = benchmark(suite, tmp_path / "out", data=tmp_path)
+    assert failed == {}
+    cell = tmp_path / "out/cells/discs/ae/seed0"
+    assert Model.load(cell / "model").card["counts"] == {"train": 48 + 16, "validation": 6 + 2, "calibration": 6}
+    counts = json.loads((cell / "zscore/report/metrics.json").read_text())["counts"]
+    assert counts["judged"] == counts["test"] == 16
 
 
 def test_a_cell_that_fails_is_a_row_with_its_reason_and_is_tried_again(salus, disc_folder, tmp_path):

@@ -28,9 +28,10 @@ def downloads(tmp_path_factory) -> Path:
         patch.setattr(medianomaly, "LEARNED", HEALTHY - TESTED)
         for suite in SUITES:
             for name, data in read_suite(suite).datasets.items():
-                if data.path and not (root / data.path).exists():
-                    (root / data.path).mkdir(parents=True)
-                    OTHERS.get(name, LAYOUTS[data.reader])(root / data.path)
+                for place, reader in ((data.path, data.reader), *((one.path, one.reader) for one in data.also)):
+                    if place and not (root / place).exists():
+                        (root / place).mkdir(parents=True)
+                        OTHERS.get(name, LAYOUTS[reader])(root / place)
     return root
 
 

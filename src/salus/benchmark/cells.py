@@ -13,6 +13,7 @@ import statistics
 import sys
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,7 @@ def run(work: Work) -> None:
             tracked.log([measured])
         if (peak := peak_mib()) is not None:
             ended["mib"] = peak
+        ended["evaluated"] = datetime.now(UTC).date().isoformat()
     except Exception as error:
         ended["failed"] = dict.fromkeys(work.suite.scores_of(work.cell.method), reason_of(error, work))
     write_whole(place / ENDED, (json.dumps(ended, indent=1) + "\n").encode())
@@ -100,11 +102,13 @@ def trained(work: Work, place: Path, tracked: Tracker) -> Trained:
     """Train the cell's model."""
     method, name = work.suite.methods[work.cell.method], work.cell.method
     data, reader = work.source
-    prepare = {f"prepare.{key}": value for key, value in work.suite.datasets[work.cell.data].prepare.items()}
+    entry = work.suite.datasets[work.cell.data]
+    also = [(one.reader, work.data / one.path) for one in entry.also]
+    prepare = {f"prepare.{key}": value for key, value in entry.prepare.items()}
     settings = {**prepare, **method.set}
     return train(
-        method.detector or name, data, place / "model", dataset=reader, preset=method.preset, settings=settings,
-        seed=work.cell.seed, resume=True, tracked=tracked,
+        method.detector or name, data, place / "model", dataset=reader, also=also, preset=method.preset,
+        settings=settings, seed=work.cell.seed, resume=True, tracked=tracked,
     )  # fmt: skip
 
 

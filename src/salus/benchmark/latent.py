@@ -1,6 +1,7 @@
 """`salus latent`: one method with codes of many sizes, and which of them healthy images choose.
 
 OUT/models/<size>/  a model folder each
+OUT/ordered/        the one autoencoder that chooses, as `latent=auto` trains it
 OUT/latent.csv      a row a size
 OUT/latent.json     the same, the sizes that other rules without labels would take, and settings
 OUT/latent.html     one file for people
@@ -31,8 +32,9 @@ from salus.metrics import auroc
 from salus.model import Model, case_score, detections, versions
 from salus.preprocess.cache import Prepared, PreparedCache
 from salus.screening import make_folder
-from salus.training import Run, train
-from salus.training.latent import SIZES, look, painted, sights, smallest
+from salus.training import Run, make_fabric, train
+from salus.training.latent import SIZES, Sight, chosen, look, painted, sights, smallest
+from salus.training.plan import resolved
 
 FORMAT = 1
 NEIGHBOURS = (10, 20)  # of Levina and Bickel's estimate, which is their mean
@@ -56,7 +58,7 @@ def latent(
     epochs: int | None = None,
     seed: int = 0,
     device: str = "auto",
-    on_size: Callable[[int, Run, int], None] = lambda size, run, epochs: None,
+    on_epoch: Callable[[str, Run, int], None] = lambda what, run, epochs: None,
 ) -> dict[str, Any]:
     """Train a method with codes of several sizes and choose one without labels; the command of the same name.
 
@@ -65,7 +67,7 @@ def latent(
     Args:
         detector, preset, settings, epochs, seed, device: as for `train`.
         sizes: entries of the code to try, each once.
-        on_size: told of each epoch: the size, the run, the number of epochs.
+        on_epoch: told of each epoch: what is trained, the run, the number of epochs.
 
     Returns:
         What `latent.json` holds.
@@ -84,43 +86,42 @@ def latent(
     make_folder(out)
     cases = split(open_dataset(dataset, data))
     healthy = cases.only(label=Label.NORMAL)
+    given = {**(settings or {}), **({} if epochs is None else {"recipe.epochs": epochs})}
     models = []
     for size in tried:
         place = out / "models" / str(size)
         train(
-            detector, data, place, dataset=dataset, preset=preset, settings={**(settings or {}), "latent": size},
-            epochs=epochs, seed=seed, device=device, resume=True,
-            on_epoch=partial(on_size, size),
+            detector, data, place, dataset=dataset, preset=preset, settings={**given, "latent": size},
+            seed=seed, device=device, resume=True,
+            on_epoch=partial(on_epoch, f"latent {size}"),
         )  # fmt: skip
         models.append(Model.load(place, device=device))
     parts = {part: prepared(models[0], healthy.only(split=part)) for part in (Split.TRAIN, Split.VALIDATION)}
     pictures = painted(parts[Split.VALIDATION], healthy.only(split=Split.VALIDATION), seed)
-    seen = sights([look(model.detector, pictures, model.precision) for model in models], pictures)
-    chosen = tried[smallest(seen)]
-    rows = [
-        {
-            "latent": size,
-            "painted_auroc": rounded(sight.auroc),
-            "behind": rounded(sight.behind),
-            "standard_error": rounded(sight.error),
-            "train_error": rounded(error(model, parts[Split.TRAIN].rows)),
-            "validation_error": rounded(error(model, parts[Split.VALIDATION].rows)),
-            "seconds": round(model.card["run"]["seconds"], 1),
-        }
-        for size, model, sight in zip(tried, models, seen, strict=True)
-    ]
+    plan = resolved(detector, preset, {**given, "latent": tried[0]}, seed)
+    learned, held = (parts[part].rows for part in (Split.TRAIN, Split.VALIDATION))
+    place, fabric = out / "ordered", make_fabric(device, models[0].precision)
+    make_folder(place)
+    all_at_once = partial(on_epoch, "all sizes at once")
+    size, seen = chosen(plan, learned, held, held, pictures, place, fabric, all_at_once, tried)
+    alone = sights([look(model.detector, pictures, model.precision) for model in models], pictures)
+    rows = [row_of(*one, parts) for one in zip(seen, models, alone, strict=True)]
     for row, model in zip(rows, models, strict=True):
         row["test_auroc"] = judged(model, cases.only(split=Split.TEST))
-    training = parts[Split.TRAIN].rows.reshape(len(parts[Split.TRAIN].rows), -1)
+    each = tried[smallest(alone)]
+    training = learned.reshape(len(learned), -1)
     about = {
         "format": FORMAT,
         "method": models[0].summary,
         "dataset": cases.name,
         "seed": seed,
-        "chosen": chosen,
+        "chosen": size,
         "sizes": rows,
         "flat_from": {key: flat_from(tried, [row[key] for row in rows]) for key in ("train_error", "validation_error")},
-        "others": others(tried, [row["validation_error"] for row in rows], training),
+        "others": [
+            {"rule": "painted lesions, every size trained", "value": each, "latent": each},
+            *others(tried, [row["validation_error"] for row in rows], training),
+        ],
         "images": {str(part): len(found.rows) for part, found in parts.items()},
         "painted": len(pictures.lesions),
         "versions": versions(),
@@ -129,6 +130,25 @@ def latent(
     write_whole(out / "latent.json", (json.dumps(about, indent=1, allow_nan=False) + "\n").encode())
     write_whole(out / "latent.html", page(about).encode())
     return about
+
+
+def row_of(seen: Mapping[str, float], model: Model, alone: Sight, parts: Mapping[Split, Prepared]) -> dict[str, Any]:
+    """A size's row of `latent.csv`, without what the test says.
+
+    Args:
+        seen: what the autoencoder of all sizes sees with this one.
+        model, alone: the model of this size, and what it sees.
+    """
+    return {
+        "latent": int(seen["latent"]),
+        "painted_auroc": rounded(seen["auroc"]),
+        "behind": rounded(seen["behind"]),
+        "standard_error": rounded(seen["error"]),
+        "painted_auroc_alone": rounded(alone.auroc),
+        "train_error": rounded(error(model, parts[Split.TRAIN].rows)),
+        "validation_error": rounded(error(model, parts[Split.VALIDATION].rows)),
+        "seconds": round(model.card["run"]["seconds"], 1),
+    }
 
 
 def prepared(model: Model, cases: Dataset) -> Prepared:

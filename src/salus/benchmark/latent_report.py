@@ -12,15 +12,20 @@ Curve = Sequence[tuple[int, float, float | None]]
 def page(about: Mapping[str, Any]) -> str:
     """The page; every number on it is one of `latent.json`."""
     rows = about["sizes"]
-    drawn = {"painted lesions": [("painted against bare", False, curve(rows, "painted_auroc", "standard_error"))]}
+    drawn = [
+        ("painted, one network (chooses)", "solid", curve(rows, "painted_auroc", "standard_error")),
+        ("painted, each trained", "dashed", curve(rows, "painted_auroc_alone")),
+    ]
     if any(row["test_auroc"] is not None for row in rows):
-        drawn["painted lesions"].append(("test (did not choose)", True, curve(rows, "test_auroc")))
-    errors = [(name, name == "training", curve(rows, key)) for name, key in
-              (("validation", "validation_error"), ("training", "train_error"))]  # fmt: skip
+        drawn.append(("test (did not choose)", "grey", curve(rows, "test_auroc")))
+    errors = [
+        ("validation", "solid", curve(rows, "validation_error")),
+        ("training", "dashed", curve(rows, "train_error")),
+    ]
     return template("latent.html.j2").render(
         a=about,
         best=max(rows, key=lambda row: row["painted_auroc"]),
-        seen=figures.sweep_figure(drawn["painted lesions"], "AUROC"),
+        seen=figures.sweep_figure(drawn, "AUROC"),
         errors=figures.sweep_figure(errors, "mean squared error", log=True),
     )
 

@@ -100,6 +100,8 @@ def begin(path: Path, name: str, suite: Suite) -> None:
     """
     mine = json.loads(json.dumps({"name": name, **asdict(suite)}))
     there = json.loads(path.read_bytes()) if path.is_file() else mine
+    for data in there["datasets"].values():
+        data.setdefault("also", [])  # older suites know of no further sets
     for group in ("datasets", "methods"):
         for entry in sorted(mine[group].keys() & there[group]):
             if mine[group][entry] != there[group][entry]:

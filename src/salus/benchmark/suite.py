@@ -2,6 +2,7 @@
 
     datasets:
       rsna: {reader: rsna, path: rsna}                       # path below --data
+      brain: {reader: fastmri, path: fastmri, also: [{reader: ixi, path: ixi}]}   # learned from, too
       heads: {phantom: {train: 60, test_normal: 20}}         # drawn, settings of `write_phantom`
     methods:
       ra: {}                                                 # the method's name, preset fast
@@ -40,6 +41,14 @@ Score = Mapping[str, Any]  # `name` and the score's settings
 
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
+class Further:
+    """A further data set to learn from; `reader` and `path` as of `Data`."""
+
+    path: str
+    reader: str = "folder"
+
+
+@dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
 class Data:
     """A data set of a suite: one on disk, or a phantom's settings.
 
@@ -47,12 +56,14 @@ class Data:
         reader: a key of `DATASETS`.
         path: below the folder of all data sets.
         phantom: settings of `write_phantom`, in place of the two above.
+        also: further data sets whose healthy cases are learned from, as `salus train --also`.
         prepare: how its images are prepared for every method, as `prepare.*` of `salus train`.
     """
 
     reader: str = "folder"
     path: str = ""
     phantom: dict[str, int | float] | None = None
+    also: tuple[Further, ...] = ()
     prepare: dict[str, Any] = field(default_factory=dict)
 
 
@@ -171,9 +182,11 @@ def check(suite: Suite) -> None:
     if repeated := sorted({seed for seed in suite.seeds if suite.seeds.count(seed) > 1}):
         raise ConfigError(f"seeds names {repeated[0]} twice.")
     for name, data in suite.datasets.items():
-        if data.reader not in DATASETS:
-            known = did_you_mean(data.reader, DATASETS)
-            raise ConfigError(f"datasets.{name}: there is no reader '{data.reader}'.{known}")
+        for place, reader in ((name, data.reader), *((f"{name}.also", one.reader) for one in data.also)):
+            if reader not in DATASETS:
+                raise ConfigError(f"datasets.{place}: there is no reader '{reader}'.{did_you_mean(reader, DATASETS)}")
+        if not all(one.path for one in data.also):
+            raise ConfigError(f"datasets.{name}.also needs a path below --data.")
         for key in data.phantom or {}:
             if key not in DRAWN:
                 raise ConfigError(f"datasets.{name}.phantom: there is no setting '{key}'.{did_you_mean(key, DRAWN)}")

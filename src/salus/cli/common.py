@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from salus.core.errors import ConfigError
@@ -29,6 +30,21 @@ def settings(pairs: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+def further(sets: Sequence[str]) -> list[tuple[str, Path]]:
+    """`["ixi:downloads/ixi"]` as readers and folders.
+
+    Raises:
+        ConfigError: one without ":", or with nothing on one side of it.
+    """
+    found = []
+    for text in sets:
+        reader, _, folder = text.partition(":")
+        if not reader or not folder:
+            raise ConfigError(f"--also takes READER:FOLDER, such as ixi:downloads/ixi, got '{text}'.")
+        found.append((reader, Path(folder)))
+    return found
+
+
 @contextmanager
 def bar(what: str) -> Iterator["tuple[Progress, Any]"]:
     """A progress bar with time left, on stderr; plain text where there is no terminal."""
@@ -48,7 +64,6 @@ def say(answer: Mapping[str, Any], as_json: bool, text: str) -> None:
 def page_of(kind: str, name: str) -> str:
     """The page of docs/`kind` called like `name`, with _ for -; in an installed wheel they lie in salus/pages."""
     from importlib.resources import files
-    from pathlib import Path
 
     file = f"{name.replace('-', '_')}.md"
     shipped = files("salus") / "pages" / kind / file

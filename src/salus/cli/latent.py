@@ -35,12 +35,12 @@ def latent(
         raise ConfigError(f"--sizes takes whole numbers and commas, as 4,16,64; got '{sizes}'.") from None
     with bar("training") as (progress, task):
 
-        def shown(size: int, run: Run, total: int) -> None:
-            progress.update(task, total=total, completed=run.epoch, note=f"latent {size}")
+        def shown(what: str, run: Run, total: int) -> None:
+            progress.update(task, total=total, completed=run.epoch, note=what)
 
         about = study(
             detector, data, out, dataset=dataset, preset=preset, sizes=tried, settings=settings(set_ or []),
-            epochs=epochs, seed=seed, device=device, on_size=shown,
+            epochs=epochs, seed=seed, device=device, on_epoch=shown,
         )  # fmt: skip
     lines = [f"{row['latent']:5d}  painted AUROC {row['painted_auroc']:.3f}, behind the best by {row['behind']:.3f} +- "
              f"{row['standard_error']:.3f}" for row in about["sizes"]]  # fmt: skip

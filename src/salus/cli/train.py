@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from salus.cli.common import bar, say, settings
+from salus.cli.common import bar, further, say, settings
 
 
 def train(
@@ -13,6 +13,7 @@ def train(
     data: Annotated[Path, typer.Option(help="Healthy images, or a data set; see `salus datasets`.")],
     out: Annotated[Path, typer.Option(help="Where the model goes, a folder.")],
     dataset: Annotated[str, typer.Option(help="How DATA is laid out.")] = "folder",
+    also: Annotated[list[str] | None, typer.Option(help="READER:FOLDER to learn from, too; may be repeated.")] = None,
     preset: Annotated[str, typer.Option(help="paper, fast, tiny or another of the method.")] = "fast",
     plan: Annotated[Path | None, typer.Option(help="A file that `salus plan` wrote; --set wins over it.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="A setting, as latent=32 or recipe.batch=8.")] = None,
@@ -27,11 +28,14 @@ def train(
     """Learn what healthy looks like from healthy images.
 
     salus train ra --data healthy/ --out models/ra
+
+    salus train ra --data fastmri --dataset fastmri --also ixi:IXI --out models/brain
     """
     from salus import training
     from salus.planning import read_plan
     from salus.training.tracking import tracker
 
+    more = further(also or [])
     chosen = {**(read_plan(plan) if plan else {}), **settings(set_ or [])}
     with tracker(track, out.resolve().name, out) as tracked, bar("training") as (progress, task):
 
@@ -46,8 +50,8 @@ def train(
             progress.update(task, total=total, completed=run.epoch, note=logged)
 
         done = training.train(
-            detector, data, out, dataset=dataset, preset=preset, settings=chosen, epochs=epochs, seed=seed,
-            device=device, precision=precision, resume=resume, tracked=tracked, on_image=prepared,
+            detector, data, out, dataset=dataset, also=more, preset=preset, settings=chosen, epochs=epochs,
+            seed=seed, device=device, precision=precision, resume=resume, tracked=tracked, on_image=prepared,
             on_warning=warned, on_epoch=shown,
         )  # fmt: skip
     answer: dict[str, object] = {

@@ -1,4 +1,4 @@
-"""Lesions painted on healthy images: soft blobs of a stated size, contrast and place, all from one seed.
+"""Lesions painted on healthy images: blobs of a stated size, contrast and place, all from one seed.
 
 A lesion is a field of distances: how far each pixel of the foreground lies from the lesion's centre, in steps that its
 uneven outline stretches. Its size says how many of the nearest pixels it takes. So the same lesion is smaller inside
@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 
 PLACES = ("centre", "middle", "edge")  # thirds of the distance to the foreground's border, the farthest first
 EMPTY = 0.05  # of an image's range above its minimum: what lies lower is background
-EDGE = 1.5  # pixels over which a lesion fades
+EDGE = 1.5  # pixels over which a lesion fades at least
 WAVES = (2, 3, 4)  # around the outline; an odd one among them, or it would be symmetric
 WOBBLE = 0.2  # spread of the first wave, as a share of the radius; of the others less
 BRIGHTEST = 99  # percentile of the foreground that counts as the brightest tissue
@@ -39,9 +39,9 @@ class Lesion:
         """The `area` nearest pixels: where at least half of the contrast is painted."""
         return np.asarray(self.distance < self.border(diameter))
 
-    def coverage(self, diameter: float) -> Floats:
-        """(H, W) share of the contrast that is painted: 1 inside, 0 outside, fading over `EDGE` pixels."""
-        return np.clip((self.border(diameter) - self.distance) / EDGE + 0.5, 0, 1)
+    def coverage(self, diameter: float, fading: float = EDGE) -> Floats:
+        """(H, W) share of the contrast that is painted: 1 inside, 0 outside, fading over `fading` pixels."""
+        return np.clip((self.border(diameter) - self.distance) / max(fading, EDGE) + 0.5, 0, 1)
 
     def border(self, diameter: float) -> float:
         """The distance that `area` pixels stay below."""
@@ -49,9 +49,9 @@ class Lesion:
         nearest = np.partition(self.distance, [pixels - 1, pixels], axis=None)
         return float(nearest[pixels - 1 : pixels + 1].mean())
 
-    def painted(self, picture: Grey, diameter: float, added: float) -> Grey:
+    def painted(self, picture: Grey, diameter: float, added: float, fading: float = EDGE) -> Grey:
         """`picture` with `added` on the lesion, clipped to [0, 1] as any image of the model is."""
-        return np.clip(picture + added * self.coverage(diameter), 0, 1).astype(np.float32)
+        return np.clip(picture + added * self.coverage(diameter, fading), 0, 1).astype(np.float32)
 
 
 def area(diameter: float) -> int:

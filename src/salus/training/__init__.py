@@ -6,13 +6,14 @@ import io
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 
 from salus.core import Dataset, Image, Label, Split
 from salus.core.errors import ConfigError, ImageError, LayoutError, StorageError
@@ -24,6 +25,7 @@ from salus.io.files import write_whole
 from salus.model import Model, Precision, calibration_of, shortfall
 from salus.preprocess.cache import PreparedCache
 from salus.preprocess.preparation import Preparation
+from salus.training.further import LEARNED, Joined, further_sets
 from salus.training.latent import SIZES, chosen, painted, settings_of
 from salus.training.loop import Images, Run, Stepper, fit, fit_score, half_precision, make_fabric
 from salus.training.plan import AUTO, Plan, refuse_another, resolved
@@ -58,6 +60,7 @@ def train(
     out: Path,
     *,
     dataset: str = "folder",
+    also: Sequence[tuple[str, Path]] = (),
     preset: str = "fast",
     settings: Mapping[str, Any] | None = None,
     epochs: int | None = None,
@@ -73,6 +76,8 @@ def train(
     """Train on the healthy images of a data set, calibrate, and write a model folder; the command of the same name.
 
     Args:
+        data, dataset: folder and reader of the data set that the model is for.
+        also: reader and folder of further data sets to learn from, see `salus.training.further`.
         detector, preset: keys of `DETECTORS` and of the detector's `PRESETS`.
         settings: the detector's own by name; `recipe.*`, `score.*` and `prepare.*` for the rest.
         epochs: in place of the preset's.
@@ -93,24 +98,24 @@ def train(
     if begun and not resume:
         raise ConfigError(f"{out} holds a training already. Add --resume to go on with it, or choose another --out.")
     cases = split(open_dataset(dataset, data))
+    further = further_sets(also, dataset, cases)
     torch.manual_seed(seed)
     net = build(plan.detector, settings_of(plan, SIZES[0]), plan.score)
     # What is not learned by descent gains nothing from less precision.
     fabric = make_fabric(device, "fp32" if precision == "auto" and not net.parts() else precision)
     used: Precision = "bf16" if half_precision(fabric) else "fp32"
-    plan = replace(plan, dataset=dataset, manifest_sha256=manifest(cases), precision=used)
+    sources = tuple(
+        {"dataset": name, "manifest_sha256": manifest(one)} for (name, _), one in zip(also, further, strict=True)
+    )
+    plan = replace(plan, dataset=dataset, manifest_sha256=manifest(cases), also=sources, precision=used)
     if begun:
         refuse_another(out, plan)
     if (out / "model.json").is_file():
         return trained_before(out)
-    healthy = {part: cases.only(split=part, label=Label.NORMAL) for part in HEALTHY}
-    first = first_image(healthy[Split.TRAIN])
-    preparation = Preparation(**plan.preparation).resolve(first)
-    rows, left_out = prepared(healthy, preparation, on_image)
-    told: dict[str, Any] = {"left_out": left_out, "remarks": remarks(healthy, cases)}
-    net.check(plan.recipe, len(rows[Split.TRAIN]), len(rows[Split.VALIDATION]))
+    found = gathered(plan, cases, further, on_image)
+    net.check(plan.recipe, len(found.training), len(found.own))
     make_progress(progress, plan)
-    if few := shortfall(len({case.patient_id for case in healthy[Split.CALIBRATION]})):
+    if few := shortfall(len({case.patient_id for case in found.calibration})):
         on_warning(few)
     watched = tracked or Tracker()
     watched.begin(asdict(plan))
@@ -119,28 +124,29 @@ def train(
         watched.log(run.rows)
         on_epoch(run, epochs)
 
-    learned, validation, settings, tried = rows[Split.TRAIN], rows[Split.VALIDATION], plan.settings, {}
+    told: dict[str, Any] = {"left_out": found.left_out, "remarks": found.remarks}
+    settings, tried = plan.settings, {}
     if settings.get("latent") == AUTO:
-        held = healthy[Split.VALIDATION]
-        pictures = painted(PreparedCache().prepare(held, preparation, read_study, study_sha256), held, seed)
-        net, settings, run, tried["latent"] = chosen(plan, learned, validation, pictures, progress, fabric, on_epoch)
-    else:
-        run = fit(net, plan.recipe, learned, validation, progress, seed, fabric, ended)
+        size, tried["latent"] = size_of_code(plan, found, progress, fabric, on_epoch)
+        settings = settings_of(plan, size)
+        torch.manual_seed(seed)
+        net = build(plan.detector, settings, plan.score)
+    run = fit(net, plan.recipe, found.training, found.validation, progress, seed, fabric, ended)
     watched.log(run.rows)  # of one that was killed after its last epoch, too
     if fabric.global_rank > 0:
         return Trained(folder=out, run=run, **told)
-    fit_score(net, rows[Split.VALIDATION], used)
-    card = card_of(plan, healthy, first, net, run) | told | tried
+    fit_score(net, found.own, used)
+    card = card_of(plan, found, net, run) | told | tried
     model = Model(
         name=plan.detector,
         settings=settings,
         score=plan.score,
         detector=net,
-        preparation=preparation,
+        preparation=found.preparation,
         precision=used,
         card=card,
     )
-    calibration, _ = calibration_of(model, healthy[Split.CALIBRATION])
+    calibration, _ = calibration_of(model, found.calibration)
     write_rows(out / "train.csv", run.rows)
     loss_figure(out / "loss.png", run)
     replace(model, calibration=calibration).save(out)
@@ -153,7 +159,8 @@ def rescored(folder: Path, score: Mapping[str, Any], data: Path, out: Path, *, d
 
     Args:
         score: `name` and the score's settings, as `score.*` of `train`.
-        data, dataset: what the model learned from: its validation and calibration parts are used as they were.
+        data, dataset: what the model learned from, of several data sets the one that it is for: its validation and
+            calibration parts are used as they were.
         out: the new model's folder; one that holds this model already is left as it is.
 
     Returns:
@@ -171,7 +178,7 @@ def rescored(folder: Path, score: Mapping[str, Any], data: Path, out: Path, *, d
             raise ConfigError(f"{out} holds another model. Choose another folder.")
         return out
     cases = split(open_dataset(dataset, data))
-    if manifest(cases) != model.card["manifest_sha256"]:
+    if manifest(cases) != model.card["plan"]["manifest_sha256"]:
         raise ConfigError(f"{folder} did not learn from {data}: files, or their parts, differ. Name its own data.")
     healthy = cases.only(label=Label.NORMAL)
     other = with_score(model, score, healthy.only(split=Split.VALIDATION))
@@ -206,6 +213,75 @@ def trained_before(out: Path) -> Trained:
     return Trained(folder=out, run=Run(**model.card["run"]), left_out=left_out, remarks=told, warning=warning)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Gathered:
+    """Everything healthy that a training uses.
+
+    Attributes:
+        parts: cases of each part, of the set that the model is for first, then of each further set.
+        training, validation: prepared slices of all sets.
+        own: the validation slices of the first set alone.
+        first: the image that decided what "auto" means.
+        left_out, remarks: see `Trained`.
+    """
+
+    parts: tuple[Mapping[Split, Dataset], ...]
+    training: Images
+    validation: Images
+    own: Images
+    first: Image
+    preparation: Preparation
+    left_out: tuple[tuple[str, str], ...]
+    remarks: tuple[str, ...]
+
+    @property
+    def calibration(self) -> Dataset:
+        """Cases that set the threshold."""
+        return self.parts[0][Split.CALIBRATION]
+
+
+def gathered(plan: Plan, cases: Dataset, further: Sequence[Dataset], on_image: Callable[[int, int], None]) -> Gathered:
+    """Healthy cases of all sets, prepared alike.
+
+    Raises:
+        LayoutError: a part of a set has no usable image.
+    """
+    healthy = {part: cases.only(split=part, label=Label.NORMAL) for part in HEALTHY}
+    first = first_image(healthy[Split.TRAIN])
+    preparation = Preparation(**plan.preparation).resolve(first)
+    rows, left_out = prepared(healthy, preparation, on_image)
+    parts, everybody, said = [healthy], [rows], remarks(healthy, cases)
+    for one in further:
+        more = {part: one.only(split=part) for part in LEARNED}
+        # As the first set is; only whether they are bare pictures or lie in the patient, each set decides.
+        alike = replace(preparation, unit=plan.preparation["unit"]).resolve(first_image(more[Split.TRAIN]))
+        others, failures = prepared(more, alike, on_image)
+        parts, everybody = [*parts, more], [*everybody, others]
+        left_out, said = left_out + failures, said + remarks(more, one)
+    training, validation = (Joined([one[part] for one in everybody]) if further else rows[part] for part in LEARNED)
+    return Gathered(
+        parts=tuple(parts),
+        training=training,
+        validation=validation,
+        own=rows[Split.VALIDATION],
+        first=first,
+        preparation=preparation,
+        left_out=left_out,
+        remarks=said,
+    )
+
+
+def size_of_code(
+    plan: Plan, found: Gathered, progress: Path, fabric: Fabric, on_epoch: Callable[[Run, int], None]
+) -> tuple[int, list[dict[str, float]]]:
+    """What `latent=auto` takes, see `salus.training.latent.chosen`."""
+    held = found.parts[0][Split.VALIDATION]
+    pictures = painted(PreparedCache().prepare(held, found.preparation, read_study, study_sha256), held, plan.seed)
+    place = progress / "latent"
+    place.mkdir(exist_ok=True)
+    return chosen(plan, found.training, found.validation, found.own, pictures, place, fabric, on_epoch)
+
+
 def prepared(
     healthy: Mapping[Split, Dataset], preparation: Preparation, on_image: Callable[[int, int], None]
 ) -> tuple[dict[Split, Images], tuple[tuple[str, str], ...]]:
@@ -235,22 +311,22 @@ def remarks(healthy: Mapping[Split, Dataset], cases: Dataset) -> tuple[str, ...]
     )
 
 
-def card_of(
-    plan: Plan,
-    healthy: Mapping[Split, Dataset],
-    first: Image,
-    net: Detector,
-    run: Run,
-) -> dict[str, Any]:
+def card_of(plan: Plan, found: Gathered, net: Detector, run: Run) -> dict[str, Any]:
     """What people and audits want to know of a model. It names no file."""
-    learned_from = [case for part in (Split.TRAIN, Split.VALIDATION) for case in healthy[part]]
+    own, *more = found.parts
+    learned_from = [case for parts in found.parts for part in LEARNED for case in parts[part]]
+    manifests = [plan.manifest_sha256, *(one["manifest_sha256"] for one in plan.also)]
     return {
-        "dataset": plan.dataset,
-        "counts": {part: len(cases) for part, cases in healthy.items()},
-        "manifest_sha256": plan.manifest_sha256,
+        "dataset": " + ".join([plan.dataset, *(one["dataset"] for one in plan.also)]),
+        "counts": {part: sum(len(parts.get(part, ())) for parts in found.parts) for part in own},
+        "manifest_sha256": hashlib.sha256("\n".join(manifests).encode()).hexdigest() if more else manifests[0],
+        "also": [
+            {**source, "counts": {part: len(cases) for part, cases in parts.items()}}
+            for source, parts in zip(plan.also, more, strict=True)
+        ],
         "learned_from": sorted(study_sha256(case.images)[:16] for case in learned_from),
-        "unit": first.unit,
-        "modality": first.modality,
+        "unit": found.first.unit,
+        "modality": found.first.modality,
         "parameters": sum(p.numel() for part in net.parts().values() for p in part),
         "plan": asdict(plan),
         "run": {**asdict(run), "rows": []},

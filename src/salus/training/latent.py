@@ -1,44 +1,72 @@
 """How many entries the code should have, from healthy images alone: `latent: auto`.
 
 A code that is too small draws healthy people badly, and lesions drown in that error; one that is too large draws the
-lesions, too. Both show where lesions are painted on healthy images that were not learned from. So every size is
-trained, each model looks at the validation images bare and painted, and the smallest size is taken that tells them
-apart as well as the best does, within the standard error of the difference (Breiman et al. 1984, section 3.4.3).
+lesions, too. Both show where lesions are painted on healthy images that were not learned from. So one autoencoder is
+trained that can be read with any number of entries (nested dropout, Rippel et al. 2014, arXiv:1402.0915), it looks at
+the validation images bare and painted with each, and the smallest number is taken that tells them apart as well as the
+best does, within the standard error of the difference (Breiman et al. 1984, section 3.4.3).
 
 Cai et al. (arXiv:2403.09303) choose the size by test labels and name this choice as open. Ours; what it was tried on
 and against: docs/latent-size.md.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
+from torch import Tensor
 
 from salus.core import Dataset
 from salus.core.errors import LayoutError
-from salus.detectors import Detector, build
+from salus.detectors import Detector, Recipe, build, detector_class
+from salus.detectors.ae import AE, AEConfig
 from salus.metrics import resample, weighted_auroc
 from salus.model import Precision, detections
 from salus.preprocess.cache import Prepared
 from salus.preprocess.lesions import draw, foreground, has_room, intensity_range
+from salus.scores.base import Score
 from salus.training.loop import Images, Run, fit, fit_score, half_precision
 from salus.training.plan import AUTO, Plan
 
 SIZES = tuple(2**power for power in range(11))  # entries of the code that are tried
-PATIENCE = 2  # sizes in a row that are not the best one, after which `auto` tries no larger ones
 FEWEST = 5  # patients; the standard error of fewer says nothing
 ROUNDS = 4  # lesions at each place of each image
-DIAMETERS = (1 / 16, 1 / 4)  # of the grid's side; their logarithms are uniform
+# Nobody knows how large, how sharp and how strong what is not healthy will be, so all are as likely.
+SHARES = (0.01, 0.5)  # of the foreground's area; their logarithms are uniform
+FADING = (0.0, 0.5)  # of a lesion's diameter, over which it fades
+LEAST = 2.0  # pixels; the foreground has room for lesions of this diameter at every place
 CONTRASTS = (-0.5, -0.3, -0.2, -0.1, 0.1, 0.2, 0.3, 0.5)  # of the range of the image's intensities
 REPLICATES = 500
 
 Rows = NDArray[np.float32]
 Floats = NDArray[np.float64]
+
+
+class Ordered(AE):
+    """An autoencoder for codes of every size at once: what its first entries hold matters most.
+
+    In training each image keeps the first entries of its code, a number drawn from `sizes`, and the others are zero.
+
+    Attributes:
+        kept: entries that are read otherwise.
+    """
+
+    def __init__(self, config: AEConfig, score: Score, sizes: Sequence[int] = SIZES) -> None:
+        super().__init__(config, score)
+        self.sizes = torch.tensor(sizes)
+        self.kept = config.latent
+
+    def code(self, x: Tensor) -> Tensor:
+        z = super().code(x)
+        kept = torch.full((len(z), 1), self.kept)
+        if self.training:
+            kept = self.sizes[torch.randint(len(self.sizes), (len(z), 1))]
+        return z * (torch.arange(z.shape[1]) < kept).to(z.device)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -91,13 +119,13 @@ def painted(prepared: Prepared, cases: Dataset, seed: int) -> Painted:
     lesions, of = [], []
     for index, row in enumerate(prepared.rows):
         picture, inside = np.asarray(row[0]), foreground(row[0])
-        largest = DIAMETERS[1] * len(picture)
-        if not has_room(inside, largest):
+        if not has_room(inside, LEAST):
             continue
         full = intensity_range(picture, inside)
         for lesion in (one for _ in range(ROUNDS) for one in draw(inside, rng)):
-            size = len(picture) * np.exp(rng.uniform(*np.log(DIAMETERS)))
-            lesions.append(lesion.painted(picture, size, float(rng.choice(CONTRASTS)) * full))
+            size = 2 * np.sqrt(np.exp(rng.uniform(*np.log(SHARES))) * inside.sum() / np.pi)
+            contrast, fading = float(rng.choice(CONTRASTS)) * full, size * rng.uniform(*FADING)
+            lesions.append(lesion.painted(picture, size, contrast, fading))
             of.append(len(kept))
         kept.append(index)
     patients = tuple(cases[int(prepared.case[index])].patient_id for index in kept)
@@ -148,36 +176,44 @@ def chosen(
     plan: Plan,
     training: Images,
     validation: Images,
+    own: Images,
     pictures: Painted,
     progress: Path,
     fabric: Fabric,
     on_epoch: Callable[[Run, int], None],
-) -> tuple[Detector, dict[str, Any], Run, list[dict[str, float]]]:
-    """The model of the smallest size that sees painted lesions as well as any, the same as `latent=<size>` trains.
+    sizes: Sequence[int] = SIZES,
+) -> tuple[int, list[dict[str, float]]]:
+    """The smallest size with which one autoencoder sees painted lesions as well as with any, by the plan's score.
 
     Args:
-        progress: each size has a folder of its own in it; sizes that are done are not done again.
+        own: the validation images that a score learns from, without those of further sets.
+        progress: an existing folder for its training, which is not done again when it is done.
+        sizes: to choose from, the smallest first.
 
     Returns:
-        The detector, its settings, its run, and a row a size that was tried.
+        The size, and for each one how well it sees.
+
+    Raises:
+        ConfigError: the autoencoder cannot take the plan's size, its score or so few images.
     """
-    nets: list[Detector] = []
-    runs: list[Run] = []
-    looks: list[Look] = []
+    torch.manual_seed(plan.seed)
+    net, recipe = ordered(plan, sizes)
+    net.check(recipe, len(training), len(own))
+    fit(net, recipe, training, validation, progress, plan.seed, fabric, on_epoch)
     precision: Precision = "bf16" if half_precision(fabric) else "fp32"
-    seen: list[Sight] = []
-    for size in SIZES:
-        torch.manual_seed(plan.seed)
-        net = build(plan.detector, settings_of(plan, size), plan.score)
-        place = progress / f"latent-{size}"
-        place.mkdir(exist_ok=True)
-        runs.append(fit(net, plan.recipe, training, validation, place, plan.seed, fabric, on_epoch))
-        fit_score(net, validation, precision)
-        nets.append(net)
+    looks: list[Look] = []
+    for net.kept in sizes:
+        fit_score(net, own, precision)
         looks.append(look(net, pictures, precision))
-        seen = sights(looks, pictures)
-        if min(range(len(seen)), key=lambda index: seen[index].behind) < len(seen) - PATIENCE:
-            break
-    index = smallest(seen)
-    rows = [{"latent": size, **vars(sight)} for size, sight in zip(SIZES, seen, strict=False)]
-    return nets[index], settings_of(plan, SIZES[index]), runs[index], rows
+    seen = sights(looks, pictures)
+    return sizes[smallest(seen)], [{"latent": size, **vars(sight)} for size, sight in zip(sizes, seen, strict=True)]
+
+
+def ordered(plan: Plan, sizes: Sequence[int]) -> tuple[Ordered, Recipe]:
+    """The autoencoder of `ae`'s preset of the same name, and its recipe, as much longer or shorter as the plan's is."""
+    preset = AE.PRESETS.get(plan.preset, AE.PRESETS["fast"])
+    settings = {**preset.settings, "size": plan.settings["size"], "latent": max(sizes)}
+    usual = cast("AE", build("ae", settings, plan.score))
+    stretched = plan.recipe.epochs / detector_class(plan.detector).PRESETS[plan.preset].recipe.epochs
+    recipe = replace(preset.recipe, epochs=max(1, round(stretched * preset.recipe.epochs)))
+    return Ordered(usual.config, usual.score, sizes), recipe

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -33,7 +34,14 @@ from salus.model import Precision, device_of, learned
 
 DIVERGED = 1e9  # no loss of images in [0, 1] comes near it, whatever is summed
 CURE = "The training has diverged: begin anew in another --out with a lower recipe.learning_rate or recipe.clip=1."
-Images = NDArray[np.float32]  # (n, 1, size, size) in [0, 1]; usually memory-mapped
+
+
+class Images(Protocol):
+    """(n, 1, size, size) in [0, 1]: an array, usually memory-mapped, or what can be indexed like one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: slice | NDArray[np.int64], /) -> NDArray[np.float32]: ...
 
 
 @dataclass(kw_only=True)

@@ -30,6 +30,7 @@ class Plan:
     seed: int
     dataset: str = ""
     manifest_sha256: str = ""  # of every healthy case, its part and its file
+    also: tuple[dict[str, str], ...] = ()  # `dataset` and `manifest_sha256` of each further set
     precision: str = ""
 
 
@@ -98,6 +99,7 @@ def refuse_another(out: Path, plan: Plan) -> None:
     there = (
         Model.load(out).card["plan"] if finished.is_file() else json.loads((out / "progress" / "plan.json").read_text())
     )
+    there = {"also": [], **there}  # older plans know of no further sets
     mine = json.loads(json.dumps(asdict(plan)))
     if different := sorted(key for key in mine if there.get(key) != mine[key]):
         begun = ", ".join(map(called, different))
@@ -106,5 +108,10 @@ def refuse_another(out: Path, plan: Plan) -> None:
 
 def called(key: str) -> str:
     """A part of a plan in a sentence for people."""
-    told = {"settings": "other settings", "manifest_sha256": "other images or parts", "dataset": "another reader"}
+    told = {
+        "settings": "other settings",
+        "manifest_sha256": "other images or parts",
+        "dataset": "another reader",
+        "also": "other further data sets",
+    }
     return told.get(key, f"another {key}")
