@@ -11,6 +11,7 @@ import torch
 from numpy.testing import assert_allclose
 
 from salus.benchmark.latent import components, elbow, flat_from, maximum_likelihood, two_nearest
+from salus.benchmark.measures import DIGITS
 from salus.core import Case, Dataset
 from salus.core.errors import LayoutError
 from salus.detectors.ae import AEConfig
@@ -236,6 +237,18 @@ def test_auto_is_the_training_of_the_size_it_chooses(salus, disc_folder, tmp_pat
     assert auto["card"]["plan"]["settings"]["latent"] == "auto"
     alone = trained("alone", auto["settings"]["latent"])
     assert auto["files"] == alone["files"]  # the same weights to the bit
+
+
+@pytest.mark.parametrize("method", ["ae", "vae", "ra"])
+def test_the_command_and_auto_choose_alike_for_every_method(method, salus, disc_folder, tmp_path):
+    common = (method, "--data", disc_folder, "--preset", "tiny", "--epochs", "1", "--out")
+    assert salus("latent", *common, tmp_path / "study")[0] == 0
+    assert salus("train", *common, tmp_path / "auto", "--set", "latent=auto")[0] == 0
+    about = json.loads((tmp_path / "study" / "latent.json").read_text())
+    auto = json.loads((tmp_path / "auto" / "model.json").read_text())
+    assert auto["settings"]["latent"] == about["chosen"]
+    seen = [(row["latent"], row["painted_auroc"]) for row in about["sizes"]]
+    assert seen == [(row["latent"], round(row["auroc"], DIGITS)) for row in auto["card"]["latent"]]
 
 
 def test_auto_goes_on_where_it_was_interrupted(salus, disc_folder, tmp_path, monkeypatch):
