@@ -35,6 +35,7 @@ from salus.metrics import (
     scale_free_false_positives,
     threshold_grid_ra2024,
     threshold_uad_imag,
+    weighted_average_precision_at,
 )
 
 SEEDS = st.integers(0, 10_000)
@@ -705,6 +706,19 @@ def test_ap_at_a_prevalence_forgets_how_many_cases_there_were():
             average_precision_at(abnormal, score, prevalence=p)
         )
         assert average_precision_at(abnormal, np.zeros(10), prevalence=p) == pytest.approx(p)  # chance
+
+
+def test_ap_at_a_prevalence_of_replicates():
+    rng = np.random.default_rng(0)
+    abnormal = rng.random(40) < 0.3
+    score = np.round(rng.random(40) + 0.3 * abnormal, 1)
+    weights = rng.integers(0, 3, (5, 40)).astype(np.int32)
+    drawn = weighted_average_precision_at(abnormal, score, weights, prevalence=0.5)
+    for value, counts in zip(drawn, weights, strict=True):
+        again = average_precision_at(np.repeat(abnormal, counts), np.repeat(score, counts), prevalence=0.5)
+        assert value == pytest.approx(again)
+    nobody = weights * ~abnormal
+    assert np.isnan(weighted_average_precision_at(abnormal, score, nobody, prevalence=0.5)).all()
 
 
 @pytest.mark.parametrize("prevalence", [0, 1, -0.1, 50, np.nan])

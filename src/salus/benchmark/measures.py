@@ -17,6 +17,7 @@ from salus.metrics import (
     PixelCounts,
     auroc,
     average_precision,
+    average_precision_at,
     fpr_at_tpr,
     hit_ra2024,
     interval,
@@ -24,6 +25,7 @@ from salus.metrics import (
     resample,
     weighted_auroc,
     weighted_average_precision,
+    weighted_average_precision_at,
     weighted_fpr_at_tpr,
     weighted_mean,
     wilson,
@@ -181,13 +183,17 @@ def stratum(method: Scored, judged: Sequence[Judged], members: NDArray[np.intp],
 
 def ranking(score: Floats, group: Group) -> dict[str, Entry]:
     """How well the scores order the cases; no value unless both classes are there."""
-    names = ("auroc", "auprc", "fpr_at_tpr95", "fpr_at_tpr99")
+    names = ("auroc", "auprc", "auprc_at_half", "fpr_at_tpr95", "fpr_at_tpr99")
     ill, weights = group.abnormal, group.weights
     if ill.all() or not ill.any():
         return dict.fromkeys(names)
     return {
         "auroc": entry(auroc(ill, score), weighted_auroc(ill, score, weights)),
         "auprc": entry(average_precision(ill, score), weighted_average_precision(ill, score, weights)),
+        "auprc_at_half": entry(
+            average_precision_at(ill, score, prevalence=0.5),
+            weighted_average_precision_at(ill, score, weights, prevalence=0.5),
+        ),
         "fpr_at_tpr95": entry(fpr_at_tpr(ill, score, tpr=0.95), weighted_fpr_at_tpr(ill, score, weights, tpr=0.95)),
         "fpr_at_tpr99": entry(fpr_at_tpr(ill, score, tpr=0.99), weighted_fpr_at_tpr(ill, score, weights, tpr=0.99)),
     }

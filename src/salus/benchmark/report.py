@@ -36,6 +36,7 @@ Column = tuple[str, str, str]
 OF_CASES = (  # key, heading, note
     ("auroc", "AUROC", ""),
     ("auprc", "AUPRC", ""),
+    ("auprc_at_half", "AUPRC", "at prevalence 0.5"),
     ("fpr_at_tpr95", "FPR@95", "lower is better"),
     ("fpr_at_tpr99", "FPR@99", "lower is better"),
     ("sensitivity", "Found", "at the threshold"),

@@ -23,7 +23,6 @@ from salus.metrics.detection import (
     ChanceCorrected,
     ClassAverages,
     FrocScores,
-    average_precision_at,
     best_dice_medianomaly,
     box_to_grid,
     chance_corrected_hit_rate,
@@ -57,7 +56,14 @@ from salus.metrics.localisation import (
     pixel_threshold,
 )
 from salus.metrics.pixel_counts import PixelCounts, pixel_edges
-from salus.metrics.ranking import auroc, average_precision, fpr_at_tpr, precision_recall_points, roc_points
+from salus.metrics.ranking import (
+    auroc,
+    average_precision,
+    average_precision_at,
+    fpr_at_tpr,
+    precision_recall_points,
+    roc_points,
+)
 from salus.metrics.statistics import (
     delong_variance,
     flagged_share,
@@ -65,6 +71,7 @@ from salus.metrics.statistics import (
     resample,
     weighted_auroc,
     weighted_average_precision,
+    weighted_average_precision_at,
     weighted_fpr_at_tpr,
     weighted_mean,
     wilson,
@@ -136,6 +143,7 @@ __all__ = [
     "threshold_uad_imag",
     "weighted_auroc",
     "weighted_average_precision",
+    "weighted_average_precision_at",
     "weighted_fpr_at_tpr",
     "weighted_mean",
     "wilson",

@@ -17,7 +17,6 @@ from scipy import fft, ndimage
 
 from salus.metrics import curves
 from salus.metrics.localisation import SHARE, BoxHit, Map, Mask, checked, hit_ra2024, is_hit
-from salus.metrics.ranking import roc_points
 
 Floats = NDArray[np.float64]
 
@@ -458,31 +457,6 @@ def known_healthy(foreground: Mask, findings: Iterable[Mask]) -> Mask:
         ill |= inside
     square = np.ones((2 * MARGIN + 1,) * foreground.ndim, dtype=bool)
     return foreground & ~ndimage.binary_dilation(ill, structure=square)
-
-
-def average_precision_at(abnormal: NDArray[np.bool_], score: NDArray[np.floating], *, prevalence: float) -> float:
-    """`average_precision` had a share of `prevalence` of the cases been abnormal: comparable between test sets.
-
-    Precision at each threshold becomes p TPR / (p TPR + (1 - p) FPR); recall stays.
-
-    Args:
-        abnormal: (n,) truth, one entry a case.
-        score: (n,) higher is more abnormal, any scale. Cases that tie share one step.
-        prevalence: p, in (0, 1), which is also what chance gets. At the cases' own it changes nothing.
-
-    Returns:
-        A share in [0, 1]; higher is better.
-
-    Raises:
-        ValueError: only one of the two classes is present, a score is not finite, or `prevalence` lies outside
-            (0, 1).
-
-    Source: Siblini et al. 2020, arXiv:1909.02827, calibrated precision.
-    """
-    if not 0 < prevalence < 1:
-        raise ValueError(f"need prevalence in (0, 1), got {prevalence}")
-    fpr, tpr = roc_points(abnormal, score)
-    return float(curves.average_precision(prevalence * tpr, (1 - prevalence) * fpr))
 
 
 def best_dice_medianomaly(maps: Iterable[Map], masks: Iterable[Mask]) -> tuple[float, float]:

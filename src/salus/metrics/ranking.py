@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
+from salus.metrics import curves
+
 
 def auroc(abnormal: NDArray[np.bool_], score: NDArray[np.floating]) -> float:
     """Probability that an abnormal case scores above a normal one; a tie counts one half.
@@ -46,6 +48,30 @@ def average_precision(abnormal: NDArray[np.bool_], score: NDArray[np.floating]) 
     """
     check_cases(abnormal, score)
     return float(average_precision_score(abnormal, score))
+
+
+def average_precision_at(abnormal: NDArray[np.bool_], score: NDArray[np.floating], *, prevalence: float) -> float:
+    """`average_precision` had a share of `prevalence` of the cases been abnormal: comparable between test sets.
+
+    Precision at each threshold becomes p TPR / (p TPR + (1 - p) FPR); recall stays.
+
+    Args:
+        abnormal: (n,) truth, one entry a case.
+        score: (n,) higher is more abnormal, any scale. Cases that tie share one step.
+        prevalence: p, in (0, 1), which is also what chance gets. At the cases' own it changes nothing.
+
+    Returns:
+        A share in [0, 1]; higher is better.
+
+    Raises:
+        ValueError: only one of the two classes is present, a score is not finite, or `prevalence` lies outside
+            (0, 1).
+
+    Source: Siblini et al. 2020, arXiv:1909.02827, calibrated precision.
+    """
+    check_prevalence(prevalence)
+    fpr, tpr = roc_points(abnormal, score)
+    return float(curves.average_precision(prevalence * tpr, (1 - prevalence) * fpr))
 
 
 def fpr_at_tpr(abnormal: NDArray[np.bool_], score: NDArray[np.floating], *, tpr: float) -> float:
@@ -130,3 +156,9 @@ def check_tpr(tpr: float) -> None:
     """Refuse a share of nothing, or of more than all."""
     if not 0 < tpr <= 1:
         raise ValueError(f"need tpr in (0, 1], got {tpr}")
+
+
+def check_prevalence(prevalence: float) -> None:
+    """Refuse a share that leaves one class."""
+    if not 0 < prevalence < 1:
+        raise ValueError(f"need prevalence in (0, 1), got {prevalence}")

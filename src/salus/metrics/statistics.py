@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import beta, norm, rankdata
 
 from salus.metrics import curves
-from salus.metrics.ranking import check_cases, check_tpr
+from salus.metrics.ranking import check_cases, check_prevalence, check_tpr
 
 Floats = NDArray[np.float64]
 Weights = NDArray[np.integer]
@@ -96,6 +96,19 @@ def weighted_auroc(abnormal: NDArray[np.bool_], score: NDArray[np.floating], wei
 def weighted_average_precision(abnormal: NDArray[np.bool_], score: NDArray[np.floating], weights: Weights) -> Floats:
     """`average_precision` of each replicate; arguments, answer and errors as for `weighted_auroc`."""
     return _replicated(abnormal, score, weights, curves.average_precision)
+
+
+def weighted_average_precision_at(
+    abnormal: NDArray[np.bool_], score: NDArray[np.floating], weights: Weights, *, prevalence: float
+) -> Floats:
+    """`average_precision_at` of each replicate; arguments, answer and errors as for `weighted_auroc`."""
+    check_prevalence(prevalence)
+
+    def at(tp: Floats, fp: Floats) -> Floats:
+        tpr, fpr = (curves.ratio(found, found[..., -1:], empty=0.0) for found in (tp, fp))
+        return curves.average_precision(prevalence * tpr, (1 - prevalence) * fpr)
+
+    return _replicated(abnormal, score, weights, at)
 
 
 def weighted_fpr_at_tpr(
