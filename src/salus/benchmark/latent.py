@@ -33,7 +33,7 @@ from salus.model import Model, case_score, detections, versions
 from salus.preprocess.cache import Prepared, PreparedCache
 from salus.screening import make_folder
 from salus.training import Run, make_fabric, train
-from salus.training.latent import SIZES, Sight, chosen, look, painted, sights, smallest
+from salus.training.latent import SIZES, UNDECIDED, Sight, chosen, look, painted, sights, smallest
 from salus.training.plan import resolved
 
 FORMAT = 1
@@ -116,6 +116,7 @@ def latent(
         "dataset": cases.name,
         "seed": seed,
         "chosen": size,
+        "undecided": UNDECIDED if size == tried[0] else "",
         "sizes": rows,
         "flat_from": {key: flat_from(tried, [row[key] for row in rows]) for key in ("train_error", "validation_error")},
         "others": [

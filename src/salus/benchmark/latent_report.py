@@ -13,11 +13,11 @@ def page(about: Mapping[str, Any]) -> str:
     """The page; every number on it is one of `latent.json`."""
     rows = about["sizes"]
     drawn = [
-        ("painted, one network (chooses)", "solid", curve(rows, "painted_auroc", "standard_error")),
-        ("painted, each trained", "dashed", curve(rows, "painted_auroc_alone")),
+        ("one network (chooses)", "solid", curve(rows, "painted_auroc", "standard_error")),
+        ("each size trained", "dashed", curve(rows, "painted_auroc_alone")),
     ]
     if any(row["test_auroc"] is not None for row in rows):
-        drawn.append(("test (did not choose)", "grey", curve(rows, "test_auroc")))
+        drawn.append(("test", "grey", curve(rows, "test_auroc")))
     errors = [
         ("validation", "solid", curve(rows, "validation_error")),
         ("training", "dashed", curve(rows, "train_error")),

@@ -44,5 +44,6 @@ def latent(
         )  # fmt: skip
     lines = [f"{row['latent']:5d}  painted AUROC {row['painted_auroc']:.3f}, behind the best by {row['behind']:.3f} +- "
              f"{row['standard_error']:.3f}" for row in about["sizes"]]  # fmt: skip
-    said = [*lines, f"Healthy images choose latent={about['chosen']}.", str(out / "latent.html")]
+    choice = about["undecided"] or f"Healthy images choose latent={about['chosen']}."
+    said = [*lines, choice, str(out / "latent.html")]
     say({**about, "report": out / "latent.html"}, as_json, "\n".join(said))

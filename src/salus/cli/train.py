@@ -43,7 +43,7 @@ def train(
             progress.update(task, total=total, completed=images, note="images prepared")
 
         def warned(warning: str) -> None:
-            progress.console.print(f"Every study will be CANNOT_JUDGE: {warning}", markup=False, highlight=False)
+            progress.console.print(warning, markup=False, highlight=False)
 
         def shown(run: training.Run, total: int) -> None:
             logged = " ".join(f"{k} {v:.4g}" for k, v in run.rows[-1].items() if k not in ("epoch", "seconds"))

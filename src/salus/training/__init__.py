@@ -26,7 +26,7 @@ from salus.model import Model, Precision, calibration_of, shortfall
 from salus.preprocess.cache import PreparedCache
 from salus.preprocess.preparation import Preparation
 from salus.training.further import LEARNED, Joined, further_sets
-from salus.training.latent import SIZES, chosen, painted, settings_of
+from salus.training.latent import SIZES, UNDECIDED, chosen, painted, settings_of
 from salus.training.loop import Images, Run, Stepper, fit, fit_score, half_precision, make_fabric
 from salus.training.plan import AUTO, Plan, refuse_another, resolved
 from salus.training.tracking import Tracker
@@ -84,7 +84,8 @@ def train(
         resume: go on where an interrupted training in `out` stopped; start one if there is none.
         tracked: told of the plan and of each epoch; it changes nothing in what is learned.
         on_image: called with images prepared and images in all, for each part of the data.
-        on_warning: called before the first epoch with the reason why the model will judge nobody, if there is one.
+        on_warning: called before the first epoch with why the model will judge nobody, if it will not, and where
+            `latent=auto` could not choose.
         on_epoch: called after each epoch with the run and the number of epochs.
 
     Raises:
@@ -116,7 +117,7 @@ def train(
     net.check(plan.recipe, len(found.training), len(found.own))
     make_progress(progress, plan)
     if few := shortfall(len({case.patient_id for case in found.calibration})):
-        on_warning(few)
+        on_warning(f"Every study will be CANNOT_JUDGE: {few}")
     watched = tracked or Tracker()
     watched.begin(asdict(plan))
 
@@ -128,6 +129,8 @@ def train(
     settings, tried = plan.settings, {}
     if settings.get("latent") == AUTO:
         size, tried["latent"] = size_of_code(plan, found, progress, fabric, on_epoch)
+        if size == SIZES[0]:
+            on_warning(UNDECIDED)
         settings = settings_of(plan, size)
         torch.manual_seed(seed)
         net = build(plan.detector, settings, plan.score)

@@ -42,6 +42,10 @@ FADING = (0.0, 0.5)  # of a lesion's diameter, over which it fades
 LEAST = 2.0  # pixels; the foreground has room for lesions of this diameter at every place
 CONTRASTS = (-0.5, -0.3, -0.2, -0.1, 0.1, 0.2, 0.3, 0.5)  # of the range of the image's intensities
 REPLICATES = 500
+UNDECIDED = (
+    "No size of the code sees painted lesions better than the smallest by more than a standard error: too few "
+    "validation patients, or too short a training, to choose. The smallest is taken."
+)
 
 Rows = NDArray[np.float32]
 Floats = NDArray[np.float64]
