@@ -64,15 +64,15 @@ def rules(folders: list[Path], sizes: list[int], data: Path, reader: str, seed: 
     models = [Model.load(f / "model" if (f / "model").is_dir() else f.parent / "model") for f in folders]
     healthy = split(open_dataset(reader, data)).only(label=Label.NORMAL)
     held = healthy.only(split=Split.VALIDATION)
-    validation = prepared(models[0], held)
+    validation = prepared(models[0].preparation, held)
     pictures = painted(validation, held, seed)
     seen = sights([look(model.detector, pictures, model.precision) for model in models], pictures)
-    training = prepared(models[0], healthy.only(split=Split.TRAIN)).rows
+    training = prepared(models[0].preparation, healthy.only(split=Split.TRAIN)).rows
     errors = [error(model, validation.rows) for model in models]
     plan = replace(resolved("ae", "fast", {}, seed), score=dict(models[0].score))
     one.mkdir(parents=True, exist_ok=True)
     fabric = make_fabric("cpu", models[0].precision)
-    size, _ = chosen(plan, training, validation.rows, validation.rows, pictures, one, fabric, lambda *_: None, sizes)
+    size, *_ = chosen(plan, training, validation.rows, validation.rows, pictures, one, fabric, lambda *_: None, sizes)
     best = min(range(len(seen)), key=lambda index: seen[index].behind)
     return {
         CHOSEN: size,

@@ -79,9 +79,9 @@ def test_sights_by_hand():
     )
     assert [one.auroc for one in seen] == [1.0, 0.75, 0.5]
     assert [one.behind for one in seen] == [0.0, 0.25, 0.5]
-    assert seen[0].error == seen[2].error == 0  # 0.5 behind whoever is drawn
+    assert seen[0].standard_error == seen[2].standard_error == 0  # 0.5 behind whoever is drawn
     # Drawn are aa and bb, a quarter each and 1 apart from bare and painted, and ab with half of the draws.
-    assert_allclose(seen[1].error, np.sqrt(0.5 * 0.5) * 0.25, rtol=0.1)
+    assert_allclose(seen[1].standard_error, np.sqrt(0.5 * 0.5) * 0.25, rtol=0.1)
 
 
 def test_slices_of_one_patient_are_drawn_together():
@@ -89,19 +89,19 @@ def test_slices_of_one_patient_are_drawn_together():
     looks = [Look(bare=rng.normal(size=40), lesions=rng.normal(gain, size=80)) for gain in (1.0, 0.8)]
     alone, together = (sights(looks, pictures([str(k // slices) for k in range(40)]))[1] for slices in (1, 40))
     assert alone.behind == together.behind
-    assert alone.error > 0.01
-    assert together.error < 1e-12
+    assert alone.standard_error > 0.01
+    assert together.standard_error < 1e-12
 
 
 def test_the_smallest_size_within_a_standard_error_of_the_best_is_taken():
     seen = [
-        Sight(auroc=0.70, behind=0.10, error=0.02),
-        Sight(auroc=0.79, behind=0.01, error=0.02),
-        Sight(auroc=0.80, behind=0.0, error=0.0),
-        Sight(auroc=0.795, behind=0.005, error=0.02),
+        Sight(auroc=0.70, behind=0.10, standard_error=0.02),
+        Sight(auroc=0.79, behind=0.01, standard_error=0.02),
+        Sight(auroc=0.80, behind=0.0, standard_error=0.0),
+        Sight(auroc=0.795, behind=0.005, standard_error=0.02),
     ]
     assert smallest(seen) == 1
-    assert smallest([replace(seen[1], error=0.005), *seen[2:]]) == 1
+    assert smallest([replace(seen[1], standard_error=0.005), *seen[2:]]) == 1
 
 
 def test_lesions_are_the_same_ones_every_time_and_lie_in_their_own_slice():
@@ -196,6 +196,25 @@ def test_the_command_chooses_from_healthy_images_and_goes_on(salus, disc_folder,
     assert (about["chosen"] == 1) == bool(about["undecided"])
 
 
+def test_other_sizes_are_another_network(salus, disc_folder, tmp_path):
+    def painted_aurocs(out: str, sizes: str) -> list[float]:
+        assert salus("latent", "--data", disc_folder, "--out", tmp_path / out, "--sizes", sizes, *TINY)[0] == 0
+        return [row["painted_auroc"] for row in json.loads((tmp_path / out / "latent.json").read_text())["sizes"]]
+
+    first = painted_aurocs("out", "4,16")
+    assert painted_aurocs("out", "2,4,16,32") == painted_aurocs("fresh", "2,4,16,32")
+    assert painted_aurocs("out", "4,16") == first
+
+
+def test_who_cannot_choose_is_told_before_anything_is_trained(salus, disc_folder, tmp_path):
+    few = shutil.copytree(disc_folder, tmp_path / "few")
+    for path in sorted((few / "train/good").iterdir())[30:]:
+        path.unlink()
+    code, _, said = salus("latent", "--data", few, "--out", tmp_path / "out", "--sizes", "1,8", *TINY)
+    assert (code, "5 validation patients" in said) == (2, True)
+    assert not (tmp_path / "out").exists()
+
+
 def test_labels_of_the_test_do_not_choose(salus, disc_folder, tmp_path):
     without = shutil.copytree(disc_folder, tmp_path / "without", ignore=shutil.ignore_patterns("hole"))
     chosen = []
@@ -215,7 +234,8 @@ def test_labels_of_the_test_do_not_choose(salus, disc_folder, tmp_path):
         (("--sizes", "0,4"), "numbers from 1 up"),
         (("--sizes", "a"), "--sizes takes whole numbers"),
         (("--set", "latent=3"), "say which sizes to try with --sizes"),
-        (("knn",), "knn has no setting 'latent'"),
+        (("knn",), "knn has no code whose size could be chosen"),
+        (("--set", "code=spatial"), "a spatial code has some at each place"),
     ],
 )
 def test_what_cannot_be_tried_is_refused(words, expected, salus, disc_folder, tmp_path):
@@ -232,7 +252,7 @@ def test_auto_is_the_training_of_the_size_it_chooses(salus, disc_folder, tmp_pat
         return json.loads((tmp_path / name / "model.json").read_text())
 
     auto = trained("auto", "auto")
-    seen = [Sight(**{key: row[key] for key in ("auroc", "behind", "error")}) for row in auto["card"]["latent"]]
+    seen = [Sight(**{key: row[key] for key in ("auroc", "behind", "standard_error")}) for row in auto["card"]["latent"]]
     assert [row["latent"] for row in auto["card"]["latent"]] == list(SIZES)
     assert auto["settings"]["latent"] == SIZES[smallest(seen)]
     assert auto["card"]["plan"]["settings"]["latent"] == "auto"
@@ -240,14 +260,16 @@ def test_auto_is_the_training_of_the_size_it_chooses(salus, disc_folder, tmp_pat
     assert auto["files"] == alone["files"]  # the same weights to the bit
 
 
-@pytest.mark.parametrize("method", ["ae", "vae", "ra"])
-def test_the_command_and_auto_choose_alike_for_every_method(method, salus, disc_folder, tmp_path):
-    common = (method, "--data", disc_folder, "--preset", "tiny", "--epochs", "1", "--out")
+@pytest.mark.parametrize(("method", "epochs"), [("ae", 20), ("vae", 1), ("ra", 1)])
+def test_the_command_and_auto_choose_alike_for_every_method(method, epochs, salus, disc_folder, tmp_path):
+    common = (method, "--data", disc_folder, "--preset", "tiny", "--epochs", epochs, "--out")
     assert salus("latent", *common, tmp_path / "study")[0] == 0
-    assert salus("train", *common, tmp_path / "auto", "--set", "latent=auto")[0] == 0
+    code, said, _ = salus("train", *common, tmp_path / "auto", "--set", "latent=auto")
     about = json.loads((tmp_path / "study" / "latent.json").read_text())
     auto = json.loads((tmp_path / "auto" / "model.json").read_text())
     assert auto["settings"]["latent"] == about["chosen"]
+    assert (code, f"latent=auto took {about['chosen']}." in said) == (0, True)
+    assert method != "ae" or len({row["painted_auroc"] for row in about["sizes"]}) > 5  # else alike says little
     seen = [(row["latent"], row["painted_auroc"]) for row in about["sizes"]]
     assert seen == [(row["latent"], round(row["auroc"], DIGITS)) for row in auto["card"]["latent"]]
 

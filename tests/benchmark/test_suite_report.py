@@ -53,6 +53,7 @@ def trained(tmp_path):
                 "counts": {"train": 8},
                 "manifest_sha256": "ab",
                 "remarks": ["1 child"],
+                "also": [{"dataset": "ixi", "counts": {"train": 3}}],
             },
             "calibration": {"grid_threshold": 0.007},
             "preparation": {"size": 64},
@@ -204,6 +205,9 @@ def test_codes_of_three_sizes_make_a_curve_with_errors_of_healthy_and_abnormal(t
     assert points[0]["auprc"] is None
     assert [heading for heading, _ in sweep_plots(sweep)] == ["AUROC", "mean score of test images (squared)"]
     assert sweep["published"] == {}
+    chosen = [trained("auto", detector="ae", settings={"latent": 2, "size": 64}, overall={"auroc": value(0.9)})]
+    chosen[0].run["card"]["plan"]["settings"]["latent"] = "auto"
+    assert sweeps([*rows, *chosen], {}) == [sweep], "a size that was chosen is no point of the curve"
 
 
 def test_a_published_sweep_of_the_same_data_is_drawn_in_grey_beside_ours(trained):
@@ -353,8 +357,11 @@ def test_the_card_tells_what_the_cells_recorded(trained):
         trained(seed=1, cases=tested[::-1], **said),
     ]
     suite = Suite(datasets={"brain": Data(reader="fastmri", path="x")}, methods={"ra": Method()}, seeds=(0, 1))
+    points = {"0.5": {**value(0.1), "oracle": True}, "1": None}
+    rows[0].metrics["protocols"] = {"sound": {"hit_rate_curve": points}}
     made = card(suite, rows)
-    assert made["used_test_labels"] == ["best_dice"]
+    assert made["used_test_labels"] == ["best_dice", "hit_rate_curve"]
+    assert made["data"]["brain"]["of_which_also"] == [[{"dataset": "ixi", "counts": {"train": 3}}]]
     brain = made["data"]["brain"]
     assert brain["test_cases"] == {"normal": 1, "abnormal": 2}
     assert brain["test_patients"] == {"normal": 1, "abnormal": 1}

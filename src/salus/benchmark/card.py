@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from salus.benchmark.pairing import bare
@@ -26,7 +26,7 @@ def card(suite: Suite, rows: Sequence[Row]) -> dict[str, Any]:
         },
         "evaluated": sorted({row.evaluated for row in done if row.evaluated}),
         "versions": distinct({"at": at, **versions} for row in done for at, versions in versions_of(row)),
-        "used_test_labels": sorted({name for row in done for name, seen in row.entries.items() if oracle(seen)}),
+        "used_test_labels": sorted({name for row in done for name in oracles(row.metrics)}),
         "data": {
             name: data_of(suite, name, here) for name in suite.datasets if (here := [r for r in done if r.data == name])
         },
@@ -41,9 +41,14 @@ def versions_of(row: Row) -> Iterable[tuple[str, Mapping[str, str]]]:
     return ("screening", row.run.get("versions", {})), ("evaluation", row.metrics["versions"])
 
 
-def oracle(entry: Mapping[str, Any] | None) -> bool:
-    """Whether something in a measure was chosen by test labels."""
-    return entry is not None and bool(entry.get("oracle"))
+def oracles(metrics: Any, name: str = "") -> Iterator[str]:
+    """Names of the measures anywhere in `metrics` of which something was chosen by test labels."""
+    if isinstance(metrics, Mapping):
+        if metrics.get("oracle"):
+            yield name
+        for key, value in metrics.items():
+            # The points of a curve are called by their share of false alarms: the curve is what has a name.
+            yield from oracles(value, name if key.replace(".", "").isdigit() else key)
 
 
 def data_of(suite: Suite, name: str, rows: Sequence[Row]) -> dict[str, Any]:
@@ -54,6 +59,7 @@ def data_of(suite: Suite, name: str, rows: Sequence[Row]) -> dict[str, Any]:
         "reader": suite.datasets[name].reader if suite.datasets[name].phantom is None else "phantom",
         "dataset": distinct(row.metrics["dataset"] for row in rows),
         "learned_cases": distinct(one["counts"] for one in cards),
+        "of_which_also": distinct(one.get("also", []) for one in cards),
         "learned_sha256": distinct(one["manifest_sha256"] for one in cards),
         "left_out": distinct(reasons(one.get("left_out", [])) for one in cards),
         "passed_over": distinct(bare(remark) for one in cards for remark in one.get("remarks", [])),

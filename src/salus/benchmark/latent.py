@@ -1,7 +1,7 @@
 """`salus latent`: one method with codes of many sizes, and which of them healthy images choose.
 
 OUT/models/<size>/  a model folder each
-OUT/ordered/        the one autoencoder that chooses, as `latent=auto` trains it
+OUT/ordered/<hash>/ the one autoencoder that chooses, as `latent=auto` trains it
 OUT/latent.csv      a row a size
 OUT/latent.json     the same, the sizes that other rules without labels would take, and settings
 OUT/latent.html     one file for people
@@ -10,9 +10,11 @@ Healthy images decide. Where the data set has a test, its labels judge the choic
 """
 
 import csv
+import hashlib
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,10 +33,11 @@ from salus.io.files import write_whole
 from salus.metrics import auroc
 from salus.model import Model, case_score, detections, versions
 from salus.preprocess.cache import Prepared, PreparedCache
+from salus.preprocess.preparation import Preparation
 from salus.screening import make_folder
-from salus.training import Run, make_fabric, train
+from salus.training import Run, first_image, make_fabric, manifest, train
 from salus.training.latent import SIZES, UNDECIDED, Sight, chosen, look, painted, sights, smallest
-from salus.training.plan import resolved
+from salus.training.plan import AUTO, resolved
 
 FORMAT = 1
 NEIGHBOURS = (10, 20)  # of Levina and Bickel's estimate, which is their mean
@@ -83,27 +86,29 @@ def latent(
         raise ConfigError(f"the sizes of the code are numbers from 1 up, each once; got {', '.join(map(str, sizes))}.")
     if "latent" in (settings or {}):
         raise ConfigError("latent is what is chosen here; say which sizes to try with --sizes.")
-    make_folder(out)
+    given = {**(settings or {}), **({} if epochs is None else {"recipe.epochs": epochs})}
+    plan = resolved(detector, preset, {**given, "latent": AUTO}, seed)
     cases = split(open_dataset(dataset, data))
     healthy = cases.only(label=Label.NORMAL)
-    given = {**(settings or {}), **({} if epochs is None else {"recipe.epochs": epochs})}
+    preparation = Preparation(**plan.preparation).resolve(first_image(healthy.only(split=Split.TRAIN)))
+    parts = {part: prepared(preparation, healthy.only(split=part)) for part in (Split.TRAIN, Split.VALIDATION)}
+    pictures = painted(parts[Split.VALIDATION], healthy.only(split=Split.VALIDATION), seed)
+    learned, held = (parts[part].rows for part in (Split.TRAIN, Split.VALIDATION))
+    # Of other sizes, settings or images, another network.
+    about_it = json.dumps([tried, asdict(plan), manifest(cases)])
+    place = out / "ordered" / hashlib.sha256(about_it.encode()).hexdigest()[:12]
+    make_folder(place)
+    fabric, all_at_once = make_fabric(device, "auto"), partial(on_epoch, "all sizes at once")
+    size, seen, _ = chosen(plan, learned, held, held, pictures, place, fabric, all_at_once, tried)
     models = []
-    for size in tried:
-        place = out / "models" / str(size)
+    for one in tried:
+        place = out / "models" / str(one)
         train(
-            detector, data, place, dataset=dataset, preset=preset, settings={**given, "latent": size},
+            detector, data, place, dataset=dataset, preset=preset, settings={**given, "latent": one},
             seed=seed, device=device, resume=True,
-            on_epoch=partial(on_epoch, f"latent {size}"),
+            on_epoch=partial(on_epoch, f"latent {one}"),
         )  # fmt: skip
         models.append(Model.load(place, device=device))
-    parts = {part: prepared(models[0], healthy.only(split=part)) for part in (Split.TRAIN, Split.VALIDATION)}
-    pictures = painted(parts[Split.VALIDATION], healthy.only(split=Split.VALIDATION), seed)
-    plan = resolved(detector, preset, {**given, "latent": tried[0]}, seed)
-    learned, held = (parts[part].rows for part in (Split.TRAIN, Split.VALIDATION))
-    place, fabric = out / "ordered", make_fabric(device, models[0].precision)
-    make_folder(place)
-    all_at_once = partial(on_epoch, "all sizes at once")
-    size, seen = chosen(plan, learned, held, held, pictures, place, fabric, all_at_once, tried)
     alone = sights([look(model.detector, pictures, model.precision) for model in models], pictures)
     rows = [row_of(*one, parts) for one in zip(seen, models, alone, strict=True)]
     for row, model in zip(rows, models, strict=True):
@@ -144,7 +149,7 @@ def row_of(seen: Mapping[str, float], model: Model, alone: Sight, parts: Mapping
         "latent": int(seen["latent"]),
         "painted_auroc": rounded(seen["auroc"]),
         "behind": rounded(seen["behind"]),
-        "standard_error": rounded(seen["error"]),
+        "standard_error": rounded(seen["standard_error"]),
         "painted_auroc_alone": rounded(alone.auroc),
         "train_error": rounded(error(model, parts[Split.TRAIN].rows)),
         "validation_error": rounded(error(model, parts[Split.VALIDATION].rows)),
@@ -152,9 +157,9 @@ def row_of(seen: Mapping[str, float], model: Model, alone: Sight, parts: Mapping
     }
 
 
-def prepared(model: Model, cases: Dataset) -> Prepared:
-    """Slices as the model sees them."""
-    return PreparedCache().prepare(cases, model.preparation, read_study, study_sha256)
+def prepared(preparation: Preparation, cases: Dataset) -> Prepared:
+    """Slices as a model sees them."""
+    return PreparedCache().prepare(cases, preparation, read_study, study_sha256)
 
 
 def error(model: Model, rows: Rows) -> float:
@@ -167,7 +172,7 @@ def error(model: Model, rows: Rows) -> float:
 
 def judged(model: Model, test: Dataset) -> float | None:
     """AUROC on the test, a look at its labels; None where it has not both classes."""
-    found = prepared(model, test)
+    found = prepared(model.preparation, test)
     labels = [test[int(index)].label for index in np.unique(found.case)]
     if not {Label.NORMAL, Label.ABNORMAL} <= set(labels):
         return None

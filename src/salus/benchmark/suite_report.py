@@ -22,6 +22,8 @@ NAMED = {
     "f1": "F1",
     "ssim": "SSIM",
     "lpips": "LPIPS",
+    "hit_rate_curve": "the hit-rate curve",
+    "hit_rate_area": "its area",
     **{key: heading for key, heading, _ in (*OF_CASES, *OF_PIXELS)},
 }
 SWEPT = (("auroc", "AUROC"), ("auprc", "AUPRC"), ("pixel_ap", "Pixel AP"))
@@ -156,6 +158,7 @@ def data_lines(data: Mapping[str, Any]) -> list[tuple[str, str]]:
     lines = [
         ("Data set", f"{listing(data['dataset'])}, read by {data['reader']}"),
         ("Learned from", f"healthy cases: {listing(data['learned_cases'])}"),
+        ("Of which of further sets", listing([one for one in data["of_which_also"] if one])),
         ("Healthy list", f"SHA-256 {listing(data['learned_sha256'])}"),
         ("Could not be used", listing([one for one in data["left_out"] if one])),
         ("Left out", listing(data["passed_over"])),

@@ -13,6 +13,7 @@ from typing import Any
 from salus.benchmark.published import COLUMNS, METHODS, Number
 from salus.benchmark.rows import Row, over_trainings
 from salus.core import Label
+from salus.training.plan import AUTO
 
 SIZES = 3  # fewer make no curve
 RANKED = ("auroc", "auprc", "pixel_ap")
@@ -51,9 +52,9 @@ def sweeps(rows: Sequence[Row], tables: Mapping[str, Sequence[Number]]) -> list[
 
 
 def all_but_latent(row: Row) -> tuple[str, str]:
-    """What trainings of one curve share."""
+    """What trainings of one curve share; where the size was chosen, that is another method."""
     plan = row.run["card"]["plan"]
-    settings = {key: value for key, value in plan["settings"].items() if key != "latent"}
+    settings = {key: value for key, value in plan["settings"].items() if key != "latent" or value == AUTO}
     return json.dumps([plan["detector"], plan["preset"], settings, plan["recipe"]], sort_keys=True), row.score
 
 

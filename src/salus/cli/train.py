@@ -64,5 +64,8 @@ def train(
     }
     lines = [*(f"{name} was left out: {reason}" for name, reason in done.left_out), *done.remarks]
     lines += [f"Every study will be CANNOT_JUDGE: {done.warning}"] if done.warning else []
+    if done.latent is not None:
+        answer["latent"] = done.latent
+        lines.append(f"latent=auto took {done.latent}.")
     say(answer, as_json, "\n".join([*lines, f"{done.folder}: {done.run.epoch} epochs, {done.run.seconds:.0f} s"]))
     raise typer.Exit(3 if done.left_out else 0)

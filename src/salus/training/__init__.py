@@ -33,7 +33,10 @@ from salus.training.tracking import Tracker
 
 HEALTHY = (Split.TRAIN, Split.VALIDATION, Split.CALIBRATION)
 
-__all__ = ["Plan", "Run", "Stepper", "Trained", "fit", "make_fabric", "rescored", "train", "with_score"]
+__all__ = [
+    "Plan", "Run", "Stepper", "Trained", "first_image", "fit", "make_fabric", "manifest", "rescored", "train",
+    "with_score",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +45,7 @@ class Trained:
 
     Attributes:
         folder: the model's.
+        latent: the size that `latent=auto` took; None where nothing was to choose.
         left_out: (file, reason) of images that could not be used.
         remarks: what is wrong with cases that were used, and how many files were passed over, a sentence each.
         warning: why it will judge nobody; "" where it will.
@@ -49,6 +53,7 @@ class Trained:
 
     folder: Path
     run: Run
+    latent: int | None = None
     left_out: tuple[tuple[str, str], ...] = ()
     remarks: tuple[str, ...] = ()
     warning: str = ""
@@ -126,15 +131,16 @@ def train(
         on_epoch(run, epochs)
 
     told: dict[str, Any] = {"left_out": found.left_out, "remarks": found.remarks}
-    settings, tried = plan.settings, {}
+    settings, tried, spent = plan.settings, {}, 0.0
     if settings.get("latent") == AUTO:
-        size, tried["latent"] = size_of_code(plan, found, progress, fabric, on_epoch)
+        size, tried["latent"], spent = size_of_code(plan, found, progress, fabric, on_epoch)
         if size == SIZES[0]:
             on_warning(UNDECIDED)
         settings = settings_of(plan, size)
         torch.manual_seed(seed)
         net = build(plan.detector, settings, plan.score)
     run = fit(net, plan.recipe, found.training, found.validation, progress, seed, fabric, ended)
+    run.seconds += spent
     watched.log(run.rows)  # of one that was killed after its last epoch, too
     if fabric.global_rank > 0:
         return Trained(folder=out, run=run, **told)
@@ -154,7 +160,9 @@ def train(
     loss_figure(out / "loss.png", run)
     replace(model, calibration=calibration).save(out)
     shutil.rmtree(progress)
-    return Trained(folder=out, run=run, **told, warning=calibration.shortfall)
+    return Trained(
+        folder=out, run=run, latent=settings["latent"] if tried else None, **told, warning=calibration.shortfall
+    )
 
 
 def rescored(folder: Path, score: Mapping[str, Any], data: Path, out: Path, *, dataset: str = "folder") -> Path:
@@ -213,7 +221,10 @@ def trained_before(out: Path) -> Trained:
     left_out = tuple((name, reason) for name, reason in model.card["left_out"])
     warning = model.calibration.shortfall if model.calibration else ""
     told = tuple(model.card.get("remarks", ()))
-    return Trained(folder=out, run=Run(**model.card["run"]), left_out=left_out, remarks=told, warning=warning)
+    latent = model.settings["latent"] if "latent" in model.card else None
+    return Trained(
+        folder=out, run=Run(**model.card["run"]), latent=latent, left_out=left_out, remarks=told, warning=warning
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -276,7 +287,7 @@ def gathered(plan: Plan, cases: Dataset, further: Sequence[Dataset], on_image: C
 
 def size_of_code(
     plan: Plan, found: Gathered, progress: Path, fabric: Fabric, on_epoch: Callable[[Run, int], None]
-) -> tuple[int, list[dict[str, float]]]:
+) -> tuple[int, list[dict[str, float]], float]:
     """What `latent=auto` takes, see `salus.training.latent.chosen`."""
     held = found.parts[0][Split.VALIDATION]
     pictures = painted(PreparedCache().prepare(held, found.preparation, read_study, study_sha256), held, plan.seed)

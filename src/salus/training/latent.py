@@ -104,12 +104,12 @@ class Sight:
 
     Attributes:
         auroc: of painted against bare slices.
-        behind: AUROC of the best size less this one's; `error` its standard error over patients.
+        behind: AUROC of the best size less this one's; `standard_error` its own, over patients.
     """
 
     auroc: float
     behind: float
-    error: float
+    standard_error: float
 
 
 def painted(prepared: Prepared, cases: Dataset, seed: int) -> Painted:
@@ -161,14 +161,14 @@ def sights(looks: Sequence[Look], pictures: Painted) -> list[Sight]:
     replicates = np.stack([weighted_auroc(truth, np.concatenate([one.bare, one.lesions]), weights) for one in looks])
     behind = replicates[replicates[:, 0].argmax()] - replicates
     return [
-        Sight(auroc=float(auroc[0]), behind=float(less[0]), error=float(less[1:].std(ddof=1)))
+        Sight(auroc=float(auroc[0]), behind=float(less[0]), standard_error=float(less[1:].std(ddof=1)))
         for auroc, less in zip(replicates, behind, strict=True)
     ]
 
 
 def smallest(seen: Sequence[Sight]) -> int:
     """Index of the first, so the smallest, size that is not behind the best by more than a standard error."""
-    return next(index for index, one in enumerate(seen) if one.behind <= one.error)
+    return next(index for index, one in enumerate(seen) if one.behind <= one.standard_error)
 
 
 def settings_of(plan: Plan, size: int) -> dict[str, Any]:
@@ -186,7 +186,7 @@ def chosen(
     fabric: Fabric,
     on_epoch: Callable[[Run, int], None],
     sizes: Sequence[int] = SIZES,
-) -> tuple[int, list[dict[str, float]]]:
+) -> tuple[int, list[dict[str, float]], float]:
     """The smallest size with which one autoencoder sees painted lesions as well as with any, by the plan's score.
 
     Args:
@@ -195,7 +195,7 @@ def chosen(
         sizes: to choose from, the smallest first.
 
     Returns:
-        The size, and for each one how well it sees.
+        The size, for each one how well it sees, and the seconds of training.
 
     Raises:
         ConfigError: the autoencoder cannot take the plan's size, its score or so few images.
@@ -203,21 +203,27 @@ def chosen(
     torch.manual_seed(plan.seed)
     net, recipe = ordered(plan, sizes)
     net.check(recipe, len(training), len(own))
-    fit(net, recipe, training, validation, progress, plan.seed, fabric, on_epoch)
+    run = fit(net, recipe, training, validation, progress, plan.seed, fabric, on_epoch)
     precision: Precision = "bf16" if half_precision(fabric) else "fp32"
     looks: list[Look] = []
     for net.kept in sizes:
         fit_score(net, own, precision)
         looks.append(look(net, pictures, precision))
     seen = sights(looks, pictures)
-    return sizes[smallest(seen)], [{"latent": size, **vars(sight)} for size, sight in zip(sizes, seen, strict=True)]
+    rows = [{"latent": size, **vars(sight)} for size, sight in zip(sizes, seen, strict=True)]
+    return sizes[smallest(seen)], rows, run.seconds
 
 
 def ordered(plan: Plan, sizes: Sequence[int]) -> tuple[Ordered, Recipe]:
-    """The autoencoder of `ae`'s preset of the same name, and its recipe, as much longer or shorter as the plan's is."""
+    """The autoencoder of `ae`'s preset of the same name, and its recipe, as much longer or shorter as the plan's is.
+
+    Methods that are an `ae` themselves give it the width of their layers.
+    """
+    kind = detector_class(plan.detector)
     preset = AE.PRESETS.get(plan.preset, AE.PRESETS["fast"])
-    settings = {**preset.settings, "size": plan.settings["size"], "latent": max(sizes)}
+    widths = {name: plan.settings[name] for name in ("hidden", "widths") if issubclass(kind, AE)}
+    settings = {**preset.settings, **widths, "size": plan.settings["size"], "latent": max(sizes)}
     usual = cast("AE", build("ae", settings, plan.score))
-    stretched = plan.recipe.epochs / detector_class(plan.detector).PRESETS[plan.preset].recipe.epochs
+    stretched = plan.recipe.epochs / kind.PRESETS[plan.preset].recipe.epochs
     recipe = replace(preset.recipe, epochs=max(1, round(stretched * preset.recipe.epochs)))
     return Ordered(usual.config, usual.score, sizes), recipe

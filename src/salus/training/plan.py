@@ -64,6 +64,8 @@ def resolved(detector: str, preset: str, settings: Mapping[str, Any], seed: int)
     config = build(detector, {**chosen.settings, **own}, {**score, **grouped["score"]}).config
     if automatic and not isinstance(getattr(config, "latent", None), int):
         raise ConfigError(f"{detector} has no code whose size could be chosen; latent=auto is for such as ae, vae, ra.")
+    if automatic and getattr(config, "code", "vector") == "spatial":
+        raise ConfigError("latent=auto chooses entries of a vector; a spatial code has some at each place: set it.")
     return Plan(
         detector=detector,
         preset=preset,
