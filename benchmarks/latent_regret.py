@@ -29,6 +29,7 @@ from salus.training.latent import chosen, look, painted, sights, smallest
 from salus.training.plan import resolved
 
 CHOSEN = "**painted, one network for all**"  # what latent=auto takes
+BEST = "painted, one network for all, best"
 PAINTED = ("painted, every size trained", "painted, every size trained, best")
 
 
@@ -72,10 +73,12 @@ def rules(folders: list[Path], sizes: list[int], data: Path, reader: str, seed: 
     plan = replace(resolved("ae", "fast", {}, seed), score=dict(models[0].score))
     one.mkdir(parents=True, exist_ok=True)
     fabric = make_fabric("cpu", models[0].precision)
-    size, *_ = chosen(plan, training, validation.rows, validation.rows, pictures, one, fabric, lambda *_: None, sizes)
+    images = (training, validation.rows, validation.rows, pictures)
+    size, rows, _ = chosen(plan, *images, one, fabric, lambda *_: None, sizes)
     best = min(range(len(seen)), key=lambda index: seen[index].behind)
     return {
         CHOSEN: size,
+        BEST: min(rows, key=lambda row: row["behind"])["latent"],
         **dict(zip(PAINTED, (sizes[smallest(seen)], sizes[best]), strict=True)),
         **{other["rule"]: other["latent"] for other in others(sizes, errors, training.reshape(len(training), -1))},
         "16, always": 16,
