@@ -36,8 +36,8 @@ def model(tmp_path_factory):
     for index, picture in enumerate(discs(60)):
         volume = np.repeat(picture[0][..., None], SLICES, axis=2)
         nibabel.Nifti1Image(volume, np.diag([-1.0, -1.0, 2.5, 1.0])).to_filename(root / f"{index:02}.nii.gz")
-    settings = {"prepare.slices": "all"}
-    folder = train("ae", root, root.parent / "model", preset="tiny", epochs=3, settings=settings).folder
+    settings, out = {"prepare.slices": "all"}, tmp_path_factory.mktemp("learned") / "model"
+    folder = train("ae", root, out, preset="tiny", epochs=3, settings=settings).folder
     more = tmp_path_factory.mktemp("more")
     for index, picture in enumerate(discs(24, seed=5)):
         volume = np.repeat(picture[0][..., None], SLICES, axis=2)
