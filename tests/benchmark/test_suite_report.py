@@ -465,3 +465,12 @@ def test_costs_are_drawn_with_the_own_score_and_not_with_the_one_that_labels_lik
 
     assert points([line("residual", 0.9), line("own", 0.7)]) == [("ae", 1.0, 0.7)]
     assert points([line("squared", 0.9), line("residual", 0.6)]) == [("ae", 1.0, 0.6)]
+
+
+@pytest.mark.parametrize(("costs", "labels"), [((0.21, 0.35), {"0.2", "0.3"}), ((0.3, 300.0), {"1", "10", "100"})])
+def test_the_axis_of_costs_has_labels_however_wide_it_is(costs, labels):
+    drawn = figures.cost_figure([("a", costs[0], 0.8), ("b", costs[1], 0.7)])
+    words = re.findall("<!-- (.*?) -->", base64.b64decode(drawn.partition(",")[2]).decode())
+    shown = set(words[: words.index("ms an image (log)")])
+    assert labels <= shown
+    assert len(shown) < 9

@@ -113,6 +113,9 @@ def cost_figure(points: Sequence[tuple[str, float, float]]) -> str:
             axes.plot(cost, value, "o", color=METHOD, markersize=5)
             axes.annotate(name, (cost, value), xytext=(6, -3), textcoords="offset points", fontsize=8)
         axes.set_xscale("log")
+        costs = [cost for _, cost, _ in points]
+        if max(costs) < 30 * min(costs):  # powers of ten alone would be one label, or none
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda ms, _: f"{ms:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.margins(x=0.15, y=0.12)
