@@ -12,7 +12,7 @@ from PIL import Image as Picture
 from salus.core.errors import ConfigError, LayoutError, ModelError
 from salus.datasets import open_dataset
 from salus.io import read_study
-from salus.metrics import threshold_grid_ra2024
+from salus.metrics import FALSE_ALARMS, threshold_grid_ra2024
 from salus.model import Calibration, Model, calibrate, calibration_of, detections, device_of, model_id, sealed
 from salus.screening import slices_of
 from salus.training import train
@@ -116,7 +116,7 @@ def test_calibration_changes_the_identity_and_the_threshold(folder, healthy, tmp
     assert model_id(copy) != model_id(folder)
 
 
-def test_calibration_keeps_the_published_threshold_of_the_same_maps(folder, healthy, tmp_path):
+def test_calibration_keeps_the_other_thresholds_of_the_same_maps(folder, healthy, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "copy")
     calibrate(copy, healthy, false_alarms=0.1, device="cpu")
     model = Model.load(copy)
@@ -124,6 +124,9 @@ def test_calibration_keeps_the_published_threshold_of_the_same_maps(folder, heal
     rows = np.concatenate([slices_of(model.preparation(read_study(case.images))) for case in cases])
     maps, _, _ = detections(model.detector, rows, precision=model.precision)
     assert model.calibration.grid_threshold == threshold_grid_ra2024(maps)  # of 5 %, whatever share is asked for
+    shares = [np.mean(maps > threshold) for threshold in model.calibration.curve_thresholds]
+    assert shares == pytest.approx(FALSE_ALARMS, abs=1 / maps[0].size)
+    assert (np.array(shares) <= FALSE_ALARMS).all()
 
 
 def test_maps_above_the_published_grid_have_no_published_threshold(folder, healthy, monkeypatch):
@@ -137,13 +140,14 @@ def test_maps_above_the_published_grid_have_no_published_threshold(folder, healt
     assert seen.pixel_threshold > 7
 
 
-def test_a_model_of_before_the_published_threshold_was_kept_still_loads(folder, tmp_path):
+def test_a_model_of_before_these_thresholds_were_kept_still_loads(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "copy")
     about = json.loads((copy / "model.json").read_text())
     about.pop("sha256")
-    about["calibration"].pop("grid_threshold")
+    del about["calibration"]["grid_threshold"], about["calibration"]["curve_thresholds"]
     (copy / "model.json").write_text(sealed(about))
-    assert Model.load(copy).calibration.grid_threshold is None
+    seen = Model.load(copy).calibration
+    assert seen.grid_threshold is seen.curve_thresholds is None
 
 
 def test_the_number_of_patients_needed_is_said_exactly():

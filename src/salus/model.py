@@ -33,6 +33,7 @@ from salus.datasets import open_dataset
 from salus.detectors import Detector, build
 from salus.io import read_study, study_sha256
 from salus.io.files import file_sha256, write_whole
+from salus.metrics import FALSE_ALARMS as OF_CURVE
 from salus.metrics import pixel_threshold, threshold_grid_ra2024
 from salus.preprocess.cache import PreparedCache
 from salus.preprocess.preparation import Preparation
@@ -56,12 +57,15 @@ class Calibration:
         pixel_threshold: map value that at most `false_alarms` of the healthy pixels exceed.
         grid_threshold: the same for 5 % by the published rule, `threshold_grid_ra2024`, to compare with its tables
             only; None where more lie above its grid, and in models of before it was kept.
+        curve_thresholds: `pixel_threshold` of each share in `metrics.FALSE_ALARMS`, for the hit-rate curve; None in
+            models of before they were kept.
     """
 
     scores: tuple[float, ...]
     false_alarms: float
     pixel_threshold: float
     grid_threshold: float | None = None
+    curve_thresholds: tuple[float, ...] | None = None
 
     @property
     def threshold(self) -> float | None:
@@ -82,6 +86,9 @@ class Calibration:
         """(1 + healthy scores at least as high) / (1 + healthy scores): valid if the case is healthy."""
         as_high = len(self.scores) - int(np.searchsorted(self.scores, score, side="left"))
         return (1 + as_high) / (1 + len(self.scores))
+
+
+CALIBRATION = TypeAdapter(Calibration)
 
 
 def shortfall(patients: int, false_alarms: float = FALSE_ALARMS) -> str:
@@ -166,9 +173,7 @@ class Model:
         try:
             detector = build(about["detector"], about["settings"], about["score"])
             preparation = PREPARATION.validate_python(about["preparation"])
-            calibration = about["calibration"] and Calibration(
-                **{**about["calibration"], "scores": tuple(about["calibration"]["scores"])}
-            )
+            calibration = about["calibration"] and CALIBRATION.validate_python(about["calibration"])
             missing, unknown = detector.load_state_dict(load_tensors(weights.read_bytes()), strict=False)
         except (ConfigError, ValidationError, SafetensorError, RuntimeError) as error:
             raise ModelError(f"{folder} does not fit this version of Salus: {error}") from error
@@ -291,6 +296,7 @@ def calibration_of(
         false_alarms=false_alarms,
         pixel_threshold=pixel_threshold(maps, false_alarms=false_alarms),
         grid_threshold=on_grid,
+        curve_thresholds=tuple(pixel_threshold(maps, false_alarms=share) for share in OF_CURVE),
     )
     return calibration, failures
 

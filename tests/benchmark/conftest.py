@@ -19,6 +19,7 @@ from salus.preprocess.preparation import Preparation
 
 SIDE = 32
 THRESHOLD, PIXEL_THRESHOLD, GRID_THRESHOLD = 0.45, 0.5, 0.45
+CURVE_THRESHOLDS = (1.6, 1.45, 1.3, 1.15, 0.5)
 HEALTHY = (0.10, 0.20, 0.30, 0.40, 0.50)  # one false alarm of five
 ABNORMAL = (0.15, 0.35, 0.60, 0.70)  # two found of four
 MODEL = "m" * 64
@@ -96,6 +97,7 @@ class Study:
                 "false_alarms": 0.05,
                 "pixel_threshold": PIXEL_THRESHOLD,
                 "grid_threshold": GRID_THRESHOLD,
+                "curve_thresholds": CURVE_THRESHOLDS,
                 "patients": 3,
             },
             "threshold": THRESHOLD,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from salus.benchmark import evaluate
 from salus.benchmark.measures import groups
 from salus.benchmark.pairing import pair
-from salus.benchmark.protocols import at_least, beyond_chance, hit_below, hit_curve, laid
+from salus.benchmark.protocols import Sample, beyond_chance, hit_below, hit_curve, laid
 from salus.core import Case, Dataset, Finding, Image, Label, Source, Split
 from salus.core.errors import ImageError
 from salus.io import read_image, write_image
@@ -31,14 +31,22 @@ from salus.metrics import (
     is_hit,
     known_healthy,
     mass_ratio,
-    pixel_threshold,
     pointing_game,
     resample,
     weighted_mean,
     wilson,
 )
 from salus.preprocess import Preparation
-from tests.benchmark.conftest import ABNORMAL, DRAWS, GRID_THRESHOLD, HEALTHY, PIXEL_THRESHOLD, SIDE, Study
+from tests.benchmark.conftest import (
+    ABNORMAL,
+    CURVE_THRESHOLDS,
+    DRAWS,
+    GRID_THRESHOLD,
+    HEALTHY,
+    PIXEL_THRESHOLD,
+    SIDE,
+    Study,
+)
 
 BOX = (10, 10, 5, 4)  # of the worked example: 20 pixels
 RULES = {"ra2024": hit_ra2024, "thor2024": hit_thor2024, "scale_free": hit_scale_free}
@@ -86,6 +94,7 @@ def drawn(tmp_path, monkeypatch, truth: str, factor: float = 1) -> dict:
         )
     monkeypatch.setattr("salus.benchmark.pairing.open_dataset", lambda name, root: Dataset("drawn", cases))
     thresholds = {"grid_threshold": 0.2 * factor, "pixel_threshold": 0.3 * factor}
+    thresholds["curve_thresholds"] = [factor * t for t in (0.5, 0.25, 0.25, 0.1, 0)]
     made.run(calibration={"scores": [0.1], "false_alarms": 0.05, **thresholds}, threshold=None)
     return measured(made, tmp_path / "out")["protocols"]
 
@@ -102,7 +111,6 @@ def test_the_worked_boxes_come_out_of_a_whole_evaluation(tmp_path, monkeypatch, 
         assert hole["f1"]["value"] == pytest.approx(f1 / 2, abs=1e-6)
         assert seen["thor2024"][which] == seen["scale_free"][which] == seen["ra2024"][which]  # no FP above ten
     assert seen["sound"]["hit_rate"]["value"] == 0.5
-    # Ten of 1,024 healthy pixels are 0.5, four 0.25: the thresholds are 0.5, 0.25 and three times 0.
     assert [entry["value"] for entry in seen["sound"]["hit_rate_curve"].values()] == [0, 0.5, 0.5, 0.5, 0.5]
     assert seen["sound"]["hit_rate_area"]["value"] == pytest.approx(0.5 - 0.25 * np.log(2) / np.log(20), abs=1e-6)
     assert seen["sound"]["false_regions_healthy"]["value"] == 1  # row 28; the row in the box is too small
@@ -160,42 +168,36 @@ def test_sound_measures_agree_with_their_metrics(evaluated, metrics):
     assert seen["chance_corrected_hit_rate"]["value"] == pytest.approx(corrected.value, abs=1e-6)
 
 
-def test_the_hit_rate_curve_counts_false_alarms_among_the_pixels_of_healthy_test_pictures(evaluated, metrics):
+def test_the_hit_rate_curve_is_at_the_thresholds_of_the_calibration(evaluated, metrics):
     study, seen = evaluated[0], metrics["protocols"]["sound"]
     maps, masks, _ = zip(*laid_out(study), strict=True)
-    well = [study.maps[f"test/good/{k:02}"] for k in range(len(HEALTHY))]
-    thresholds = [pixel_threshold(well, false_alarms=share) for share in FALSE_ALARMS]
-    curve = hit_rate_curve(maps, masks, thresholds)
+    curve = hit_rate_curve(maps, masks, CURVE_THRESHOLDS)
+    assert len(set(curve)) > 2, "thresholds that tell nothing apart prove nothing"
     assert list(seen["hit_rate_curve"]) == ["0.005", "0.01", "0.02", "0.05", "0.1"]
     assert [entry["value"] for entry in seen["hit_rate_curve"].values()] == pytest.approx(curve.tolist())
     assert seen["hit_rate_area"]["value"] == pytest.approx(hit_rate_area(curve), abs=1e-6)
     entries = [*seen["hit_rate_curve"].values(), seen["hit_rate_area"]]
-    assert all(entry["oracle"] and entry["ci95"][0] <= entry["value"] <= entry["ci95"][1] for entry in entries)
+    assert all(entry["ci95"][0] <= entry["value"] <= entry["ci95"][1] for entry in entries)
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 10_000))
-def test_counting_pixels_that_reach_a_limit_is_the_hit_rate_at_the_threshold(seed):
+def test_a_finding_is_hit_below_its_limit_and_nowhere_else(seed):
     rng = np.random.default_rng(seed)
-    maps = np.round(rng.random((7, 9, 9)), 1).astype(np.float32)  # one decimal, so that ties happen
+    maps = np.round(rng.random((4, 9, 9)), 1).astype(np.float32)  # one decimal, so that ties happen
     masks = rng.random((4, 9, 9)) < rng.uniform(0.1, 0.9, (4, 1, 1))
     masks[:, 0, 0] = True
-    ill, well = maps[:4] + rng.choice([0, 0.3], (4, 1, 1)).astype(np.float32), maps[4:]
-    limits = [hit_below(a, inside) for a, inside in zip(ill, masks, strict=True)]
-    for a, inside, limit in zip(ill, masks, limits, strict=True):
+    for a, inside in zip(maps, masks, strict=True):
+        limit = hit_below(a, inside)
         assert is_hit(a, inside, np.nextafter(limit, -1))
         assert not is_hit(a, inside, limit)
-    weights = resample(list("abcd"), np.ones(4, dtype=bool), replicates=DRAWS)
-    seen = hit_curve(sum(at_least(a, limits) for a in well), well.size, weights)
-    curve = hit_rate_curve(ill, masks, [pixel_threshold(well, false_alarms=share) for share in FALSE_ALARMS])
-    assert [entry["value"] for entry in seen["hit_rate_curve"].values()] == pytest.approx(curve.tolist(), abs=1e-6)
 
 
-def test_without_healthy_pixels_there_is_no_curve_and_all_hits_stay_uncertain():
+def test_findings_that_are_all_hit_stay_uncertain():
     weights = resample(list("abcd"), np.ones(4, dtype=bool), replicates=DRAWS)
-    assert hit_curve(np.zeros(1, dtype=np.int64), 0, weights) == {"hit_rate_curve": None, "hit_rate_area": None}
-    area = hit_curve(np.zeros(4, dtype=np.int64), 1000, weights)["hit_rate_area"]
-    assert area == {"value": 1, "ci95": [pytest.approx(wilson(4, 4)[0], abs=1e-6), 1], "oracle": True}
+    samples = [Sample(case=k, name="", boxes={}, hit=1, chance=0, mass=1, limit=0.8) for k in range(4)]
+    area = hit_curve(samples, [0.7] * len(FALSE_ALARMS), weights)["hit_rate_area"]
+    assert area == {"value": 1, "ci95": [pytest.approx(wilson(4, 4)[0], abs=1e-6), 1]}
 
 
 def test_chance_is_taken_from_the_hit_rate(tmp_path, monkeypatch, numbers_only):
@@ -240,13 +242,14 @@ def test_classes_have_wilsons_interval_and_averages_that_of_the_draws(tmp_path, 
     assert table["micro"]["recall"]["ci95"] == pytest.approx(interval(weighted_mean(hits, weights)), abs=1e-6)
 
 
-def test_a_model_calibrated_before_has_no_published_threshold(study, tmp_path, few):
+def test_a_model_calibrated_before_has_neither_published_threshold_nor_curve(study, tmp_path, few):
     made = study()
     made.run(calibration={"scores": [0.1, 0.2, 0.45], "false_alarms": 0.05, "pixel_threshold": PIXEL_THRESHOLD})
     metrics = measured(made, tmp_path / "out")
     assert metrics["protocols"]["ra2024"]["published"] is None
     assert metrics["protocols"]["ra2024"]["sound"]["micro"]["n"] == 4
-    assert "No published threshold" in metrics["notes"][-1]
+    assert [note[:22] for note in metrics["notes"][-2:]] == ["No published threshold", "No hit-rate curve: the"]
+    assert metrics["protocols"]["sound"]["hit_rate_curve"] is None
     assert "published 0" not in (tmp_path / "out/report.html").read_text()
 
 
@@ -257,7 +260,7 @@ def test_an_uncalibrated_model_keeps_what_needs_no_threshold(study, tmp_path, fe
     seen = metrics["protocols"]
     assert seen["ra2024"] == {"published": None, "sound": None}
     known = {name for name, value in seen["sound"].items() if value is not None}
-    assert known == {"min_area", "pointing_game", "mass_ratio", "hit_rate_curve", "hit_rate_area"}
+    assert known == {"min_area", "pointing_game", "mass_ratio"}
     assert metrics["notes"] == []
     assert "Box hits" not in (tmp_path / "out/report.html").read_text()
 

@@ -189,7 +189,7 @@ def test_what_a_terminal_puts_between_backticks_is_code_on_a_page(study, tmp_pat
     made.run(calibration={"scores": [0.1, 0.2, 0.45], "false_alarms": 0.05, "pixel_threshold": PIXEL_THRESHOLD})
     made.cannot_judge("test/good/00", "run `salus calibrate` with <more>")
     text = evaluate(made.results, made.data, tmp_path / "out").read_text()
-    assert text.count("<code>salus calibrate</code>") == 2, "in a note and in a reason"
+    assert text.count("<code>salus calibrate</code>") == 3, "in two notes and in a reason"
     assert "with &lt;more&gt;" in text
     assert "`" not in Page(text).words
     assert coded("a lone ` stays") == "a lone ` stays"

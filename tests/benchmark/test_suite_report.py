@@ -357,10 +357,8 @@ def test_the_card_tells_what_the_cells_recorded(trained):
         trained(seed=1, cases=tested[::-1], **said),
     ]
     suite = Suite(datasets={"brain": Data(reader="fastmri", path="x")}, methods={"ra": Method()}, seeds=(0, 1))
-    points = {"0.5": {**value(0.1), "oracle": True}, "1": None}
-    rows[0].metrics["protocols"] = {"sound": {"hit_rate_curve": points}}
     made = card(suite, rows)
-    assert made["used_test_labels"] == ["best_dice", "hit_rate_curve"]
+    assert made["used_test_labels"] == ["best_dice"]
     assert made["data"]["brain"]["of_which_also"] == [[{"dataset": "ixi", "counts": {"train": 3}}]]
     brain = made["data"]["brain"]
     assert brain["test_cases"] == {"normal": 1, "abnormal": 2}

@@ -47,8 +47,7 @@ def oracles(metrics: Any, name: str = "") -> Iterator[str]:
         if metrics.get("oracle"):
             yield name
         for key, value in metrics.items():
-            # The points of a curve are called by their share of false alarms: the curve is what has a name.
-            yield from oracles(value, name if key.replace(".", "").isdigit() else key)
+            yield from oracles(value, key)
 
 
 def data_of(suite: Suite, name: str, rows: Sequence[Row]) -> dict[str, Any]:

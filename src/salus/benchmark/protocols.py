@@ -4,9 +4,6 @@ As in the papers a finding is one sample, and all is measured on the grid that t
 with the result is brought back there, boxes and masks are laid on it pixel by pixel, and known healthy is what lies
 above the picture's minimum and two pixels off every finding. Pictures only: the papers know no volumes, and the slices
 of a volume would be other samples than theirs. One map is held at a time.
-
-A model keeps the threshold of one share of false alarms. The hit-rate curve, over several, therefore counts them among
-the pixels of the healthy test pictures, and is marked as what saw test labels.
 """
 
 import math
@@ -123,9 +120,7 @@ def protocols(
     calibration = paired.run["calibration"] or {}
     thresholds = {"published": calibration.get("grid_threshold"), "sound": calibration.get("pixel_threshold")}
     seen, problems, notes, volumes = [], [], [], 0
-    reached, pixels = np.zeros(1, dtype=np.int64), 0
-    # Findings first: what each needs for a hit is known when the healthy pixels go by.
-    for index in sorted(good, key=lambda index: not paired.judged[index].abnormal):
+    for index in good:
         one = paired.judged[index]
         if one.abnormal and not one.case.findings:
             continue  # a lesion lies nobody knows where: neither healthy nor a sample
@@ -138,9 +133,6 @@ def protocols(
             problems.append(Problem(case_id=one.case.case_id, reason=bare(str(error), data, one.folder)))
         else:
             seen.append(seen_in(picture, index, thresholds))
-            if not picture.findings:
-                limits = [sample.limit for one in seen for sample in one.samples]
-                reached, pixels = reached + at_least(picture.anomaly, limits), pixels + picture.anomaly.size
     if volumes:
         notes.append(f"Volumes ({volumes}) are left out of the published protocols, which know pictures only.")
     samples = [sample for picture in seen for sample in picture.samples]
@@ -151,11 +143,17 @@ def protocols(
             "No published threshold: this map's values are too large for its grid, or the model was calibrated before "
             "Salus kept one; then run `salus calibrate` and screen again."
         )
+    curve = hit_curve(samples, calibration.get("curve_thresholds"), weights)
+    if calibration and curve["hit_rate_curve"] is None:
+        notes.append(
+            "No hit-rate curve: the model was calibrated before Salus kept its thresholds. Run `salus calibrate` and "
+            "screen again."
+        )
     content: dict[str, Any] = {
         "size": paired.preparation.size,
         "findings": len(samples),
         "thresholds": thresholds,
-        "sound": {**sound(seen, weights), **hit_curve(reached, pixels, weights[:, [one.case for one in samples]])},
+        "sound": {**sound(seen, weights), **curve},
     }
     for rule in RULES:
         content[rule] = {
@@ -245,11 +243,6 @@ def hit_below(a: NDArray[np.float32], inside: Mask) -> float:
     return float(falling[math.floor(SHARE * len(falling))])
 
 
-def at_least(a: NDArray[np.float32], limits: Sequence[float]) -> NDArray[np.int64]:
-    """(k,) how many pixels reach each limit."""
-    return a.size - np.searchsorted(np.sort(a, axis=None), np.array(limits), side="left").astype(np.int64)
-
-
 def by_class(samples: Sequence[tuple[int, str, BoxHit]], weights: Weights) -> dict[str, Any]:
     """Recall, precision and F1 of each class of findings, of all findings, and of the classes.
 
@@ -303,32 +296,24 @@ def sound(seen: Sequence[Seen], weights: Weights) -> dict[str, Any]:
     }
 
 
-def hit_curve(reached: NDArray[np.int64], pixels: int, weights: Weights) -> dict[str, Any]:
-    """`hit_rate_curve` by share of false alarms, and `hit_rate_area`; null without a healthy picture.
-
-    A finding is hit at the threshold that a share of the healthy pixels exceeds if no more of them reach its limit.
+def hit_curve(samples: Sequence[Sample], thresholds: Sequence[float] | None, weights: Weights) -> dict[str, Any]:
+    """`hit_rate_curve` by share of false alarms, and `hit_rate_area`; null without thresholds.
 
     Args:
-        reached: (findings,) how many healthy pixels reach the limit of each.
-        pixels: how many healthy pixels there are.
-        weights: (replicates, findings) draws of patients; the thresholds stay.
+        samples: the findings.
+        thresholds: one for each of `FALSE_ALARMS`, of healthy calibration pixels.
+        weights: (replicates, cases) draws of patients; the thresholds stay.
     """
-    if not pixels:
+    if thresholds is None:
         return {"hit_rate_curve": None, "hit_rate_area": None}
-    hits = (reached <= np.round(np.multiply.outer(FALSE_ALARMS, pixels), 6)[:, None]).astype(np.float64)
+    limits, own_weights = np.array([s.limit for s in samples]), weights[:, [s.case for s in samples]]
+    hits = np.less.outer(thresholds, limits).astype(np.float64)
     areas = np.array([rounded(hit_rate_area(own)) for own in hits.T])  # all hit is 1, not 0.9999999
+    points = (mean(own, own_weights, all_or_none=len(own)) for own in hits)
     return {
-        "hit_rate_curve": {
-            f"{share:g}": with_oracle(mean(own, weights, all_or_none=len(own)))
-            for share, own in zip(FALSE_ALARMS, hits, strict=True)
-        },
-        "hit_rate_area": with_oracle(mean(areas, weights, all_or_none=len(areas))),
+        "hit_rate_curve": {f"{share:g}": point for share, point in zip(FALSE_ALARMS, points, strict=True)},
+        "hit_rate_area": mean(areas, own_weights, all_or_none=len(areas)),
     }
-
-
-def with_oracle(made: Entry) -> Entry:
-    """An entry whose thresholds saw which test cases are healthy."""
-    return made and {**made, "oracle": True}
 
 
 def mean(values: Floats, weights: Weights, *, all_or_none: int = 0) -> Entry:

@@ -22,8 +22,6 @@ NAMED = {
     "f1": "F1",
     "ssim": "SSIM",
     "lpips": "LPIPS",
-    "hit_rate_curve": "the hit-rate curve",
-    "hit_rate_area": "its area",
     **{key: heading for key, heading, _ in (*OF_CASES, *OF_PIXELS)},
 }
 SWEPT = (("auroc", "AUROC"), ("auprc", "AUPRC"), ("pixel_ap", "Pixel AP"))
