@@ -35,6 +35,7 @@ from salus.training.plan import resolved
 
 OWN = "own"  # the score of a method's preset
 RANDOM = ("weights", "teacher")  # settings that may say "random": of a trunk that nobody trained
+YAML = {"tuple_type": "Needs a list", "dataclass_type": "Needs settings", "dict_type": "Needs settings"}
 DRAWN = inspect.signature(write_phantom).parameters.keys() - {"root"}
 
 Score = Mapping[str, Any]  # `name` and the score's settings
@@ -234,4 +235,6 @@ def complaint_at(error: ValidationError) -> str:
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "unexpected_keyword_argument":
         return f"there is no setting '{place}'"
-    return complaint(error) if not place else f"{place}: {first['msg']}, got {first['input']!r}"
+    # In words of the file rather than of Python.
+    said = YAML.get(first["type"], first["msg"])
+    return complaint(error) if not place else f"{place}: {said}, got {first['input']!r}"
