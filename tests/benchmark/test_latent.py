@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from salus.benchmark.latent import components, elbow, flat_from, maximum_likelihood, two_nearest
+from salus.benchmark.latent import components, elbow, flat_from, maximum_likelihood, others, two_nearest
 from salus.benchmark.measures import DIGITS
 from salus.core import Case, Dataset
 from salus.core.errors import LayoutError
@@ -48,6 +48,14 @@ def test_intrinsic_dimensions_of_a_known_manifold(dimension):
 def test_copies_do_not_make_a_dimension():
     rows = np.random.default_rng(0).uniform(size=(300, 2))
     assert_allclose(two_nearest(np.concatenate([rows, rows])), two_nearest(rows), rtol=0.1)
+
+
+@pytest.mark.parametrize("different", [1, 3])
+def test_a_dimension_needs_four_different_images(different):
+    rows = np.random.default_rng(0).random((different, 16)).astype(np.float32).repeat(10, axis=0)
+    rules = {one["rule"]: one["value"] for one in others((1, 2, 4), (0.3, 0.1, 0.1), rows)}
+    assert not [rule for rule in rules if "dimension" in rule]
+    assert rules["components for 95% of the variance"] == max(1, different - 1)
 
 
 def test_components_hold_the_share_of_the_variance_that_is_asked():

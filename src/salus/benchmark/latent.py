@@ -43,6 +43,7 @@ FORMAT = 1
 NEIGHBOURS = (10, 20)  # of Levina and Bickel's estimate, which is their mean
 VARIANCES = (0.9, 0.95)
 FLAT = 1.05  # times the least error; what stays below counts as flat
+FEWEST_APART = 4  # different rows that have a dimension: each needs three others
 FAR = 0.9  # share of the ratios of distances that TwoNN's line is fitted to
 
 Rows = NDArray[np.float32]
@@ -184,7 +185,10 @@ def judged(model: Model, test: Dataset) -> float | None:
 
 
 def others(sizes: Sequence[int], errors: Sequence[float], training: Rows) -> list[dict[str, Any]]:
-    """What other rules without labels would take: each rule's own value, and the tried size that is nearest to it."""
+    """What other rules without labels would take: each rule's own value, and the tried size that is nearest to it.
+
+    A rule that finds no value, as a dimension of fewer than four different images, is left out.
+    """
     estimates: dict[str, float] = {
         "least validation error": sizes[int(np.argmin(errors))],
         "elbow of the validation error": elbow(sizes, errors),
@@ -196,6 +200,7 @@ def others(sizes: Sequence[int], errors: Sequence[float], training: Rows) -> lis
     return [
         {"rule": name, "value": round(d, 2), "latent": sizes[int(np.abs(np.log(tried / d)).argmin())]}
         for name, d in estimates.items()
+        if 0 < d < np.inf
     ]
 
 
@@ -214,7 +219,9 @@ def elbow(sizes: Sequence[int], errors: Sequence[float]) -> int:
 
 def two_nearest(rows: Rows) -> float:
     """Intrinsic dimension from the ratio of each row's distances to its two nearest (Facco et al. 2017)."""
-    near = np.sort(distances(rows), axis=1)[:, :2]
+    if len(apart := distances(rows)) < FEWEST_APART:
+        return np.nan
+    near = np.sort(apart, axis=1)[:, :2]
     ratios = np.sort(near[:, 1] / near[:, 0])
     kept = int(FAR * len(ratios))
     x, y = np.log(ratios[:kept]), -np.log1p(-np.arange(1, kept + 1) / len(ratios))
@@ -226,7 +233,8 @@ def maximum_likelihood(rows: Rows) -> float:
 
     Averaged over rows as inverses, as MacKay and Ghahramani 2005 correct it.
     """
-    apart = distances(rows)
+    if len(apart := distances(rows)) < FEWEST_APART:
+        return np.nan
     most = min(NEIGHBOURS[1], len(apart) - 1)
     near = np.log(np.sort(apart, axis=1)[:, :most])
     found = [
@@ -247,7 +255,7 @@ def distances(rows: Rows) -> Floats:
 def components(rows: Rows, share: float) -> int:
     """Principal components that hold a share of the variance."""
     spread = np.linalg.svd(rows - rows.mean(axis=0), compute_uv=False) ** 2
-    return int(np.searchsorted(np.cumsum(spread) / spread.sum(), share) + 1)
+    return int(np.searchsorted(np.cumsum(spread), share * spread.sum()) + 1)
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
