@@ -17,6 +17,7 @@ from salus.core.errors import LayoutError
 from salus.detectors.ae import AEConfig
 from salus.preprocess.cache import Prepared
 from salus.scores import build_score
+from salus.training import train
 from salus.training.latent import CONTRASTS, ROUNDS, SIZES, Look, Ordered, Painted, Sight, painted, sights, smallest
 
 TINY = ("--preset", "tiny", "--epochs", "2")
@@ -280,6 +281,21 @@ def test_the_command_and_auto_choose_alike_for_every_method(method, epochs, salu
     assert method != "ae" or len({row["painted_auroc"] for row in about["sizes"]}) > 5  # else alike says little
     seen = [(row["latent"], row["painted_auroc"]) for row in about["sizes"]]
     assert seen == [(row["latent"], round(row["auroc"], DIGITS)) for row in auto["card"]["latent"]]
+
+
+def test_epochs_of_the_choice_are_told_apart_from_those_of_the_training(disc_folder, tmp_path):
+    told = []
+    train(
+        "ae",
+        disc_folder,
+        tmp_path / "m",
+        preset="tiny",
+        settings={"latent": "auto"},
+        epochs=2,
+        on_choice=lambda run, epochs: told.append(("choice", run.epoch, epochs)),
+        on_epoch=lambda run, epochs: told.append(("training", run.epoch, epochs)),
+    )
+    assert told == [("choice", 1, 2), ("choice", 2, 2), ("training", 1, 2), ("training", 2, 2)]
 
 
 def test_auto_goes_on_where_it_was_interrupted(salus, disc_folder, tmp_path, monkeypatch):

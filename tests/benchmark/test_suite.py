@@ -85,7 +85,10 @@ def test_a_cell_is_a_method_a_data_set_and_a_seed_and_scores_share_it(tmp_path):
         ({"datasets": {"a": {"path": "a", "also": [{"reader": "ixxi", "path": "b"}]}}}, "datasets.a.also: .*'ixi'"),
         ({"datasets": {"a": {"path": "a", "also": [{"reader": "ixi"}]}}}, "datasets.a.also.0.path"),
         ({"datasets": {"a": {"path": "a", "also": [{"path": ""}]}}}, "datasets.a.also needs a path below --data"),
-        ({"datasets": {"a": {"path": "a", "also": {"reader": "ixi", "path": "b"}}}}, "datasets.a.also: Needs a list, got"),
+        (
+            {"datasets": {"a": {"path": "a", "also": {"reader": "ixi", "path": "b"}}}},
+            "datasets.a.also: Needs a list, got",
+        ),
         ({"datasets": {"a": {"path": "a", "also": ["ixi"]}}}, "datasets.a.also.0: Needs settings, got 'ixi'"),
         ({"seeds": 0}, "seeds: Needs a list, got 0"),
         ({"methods": {"ae": {"set": 4}}}, "methods.ae.set: Needs settings, got 4"),

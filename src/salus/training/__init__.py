@@ -22,7 +22,7 @@ from salus.datasets.protocol import split
 from salus.detectors import Detector, Restorer, build
 from salus.io import read_study, study_sha256
 from salus.io.files import write_whole
-from salus.model import Model, Precision, calibration_of, shortfall
+from salus.model import Calibration, Model, Precision, calibration_of, shortfall
 from salus.preprocess.cache import PreparedCache
 from salus.preprocess.preparation import Preparation
 from salus.training.further import LEARNED, Joined, further_sets
@@ -76,6 +76,7 @@ def train(
     tracked: Tracker | None = None,
     on_image: Callable[[int, int], None] = lambda done, total: None,
     on_warning: Callable[[str], None] = lambda warning: None,
+    on_choice: Callable[[Run, int], None] = lambda run, epochs: None,
     on_epoch: Callable[[Run, int], None] = lambda run, epochs: None,
 ) -> Trained:
     """Train on the healthy images of a data set, calibrate, and write a model folder; the command of the same name.
@@ -91,6 +92,7 @@ def train(
         on_image: called with images prepared and images in all, for each part of the data.
         on_warning: called before the first epoch with why the model will judge nobody, if it will not, and where
             `latent=auto` could not choose.
+        on_choice: as `on_epoch`, in the training by which `latent=auto` chooses.
         on_epoch: called after each epoch with the run and the number of epochs.
 
     Raises:
@@ -133,7 +135,7 @@ def train(
     told: dict[str, Any] = {"left_out": found.left_out, "remarks": found.remarks}
     settings, tried, spent = plan.settings, {}, 0.0
     if settings.get("latent") == AUTO:
-        size, tried["latent"], spent = size_of_code(plan, found, progress, fabric, on_epoch)
+        size, tried["latent"], spent = size_of_code(plan, found, progress, fabric, on_choice)
         if size == SIZES[0]:
             on_warning(UNDECIDED)
         settings = settings_of(plan, size)
@@ -144,21 +146,8 @@ def train(
     watched.log(run.rows)  # of one that was killed after its last epoch, too
     if fabric.global_rank > 0:
         return Trained(folder=out, run=run, **told)
-    fit_score(net, found.own, used)
     card = card_of(plan, found, net, run) | told | tried
-    model = Model(
-        name=plan.detector,
-        settings=settings,
-        score=plan.score,
-        detector=net,
-        preparation=found.preparation,
-        precision=used,
-        card=card,
-    )
-    calibration, _ = calibration_of(model, found.calibration)
-    write_rows(out / "train.csv", run.rows)
-    loss_figure(out / "loss.png", run)
-    replace(model, calibration=calibration).save(out)
+    calibration = written(out, replace(plan, settings=settings), found, net, run, used, card)
     shutil.rmtree(progress)
     return Trained(
         folder=out, run=run, latent=settings["latent"] if tried else None, **told, warning=calibration.shortfall
@@ -345,6 +334,31 @@ def card_of(plan: Plan, found: Gathered, net: Detector, run: Run) -> dict[str, A
         "plan": asdict(plan),
         "run": {**asdict(run), "rows": []},
     }
+
+
+def written(
+    out: Path, plan: Plan, found: Gathered, net: Detector, run: Run, precision: Precision, card: Mapping[str, Any]
+) -> Calibration:
+    """Fit the score of a trained detector, calibrate it, and write its folder.
+
+    Args:
+        plan: with the settings that `net` has, no `auto` among them.
+    """
+    fit_score(net, found.own, precision)
+    model = Model(
+        name=plan.detector,
+        settings=plan.settings,
+        score=plan.score,
+        detector=net,
+        preparation=found.preparation,
+        precision=precision,
+        card=card,
+    )
+    calibration, _ = calibration_of(model, found.calibration)
+    write_rows(out / "train.csv", run.rows)
+    loss_figure(out / "loss.png", run)
+    replace(model, calibration=calibration).save(out)
+    return calibration
 
 
 def make_progress(progress: Path, plan: Plan) -> None:
