@@ -21,34 +21,25 @@ from salus.metrics.detection import (
     FALSE_ALARMS,
     FROC_RATES,
     ChanceCorrected,
-    ClassAverages,
     FrocScores,
-    best_dice_medianomaly,
     box_to_grid,
     chance_corrected_hit_rate,
-    class_averages,
     false_regions,
     froc,
     froc_of,
     froc_scores,
     hit_rate_area,
     hit_rate_curve,
-    hit_scale_free,
-    hit_thor2024,
     known_healthy,
     mass_ratio,
     pointing_game,
     scale_free_false_positives,
-    threshold_grid_ra2024,
-    threshold_uad_imag,
 )
 from salus.metrics.fidelity import mae, mse, ssim
 from salus.metrics.localisation import (
-    BoxHit,
     aupro,
     best_dice,
     dice,
-    hit_ra2024,
     hit_rate,
     is_hit,
     pixel_ap,
@@ -56,6 +47,17 @@ from salus.metrics.localisation import (
     pixel_threshold,
 )
 from salus.metrics.pixel_counts import PixelCounts, pixel_edges
+from salus.metrics.published import (
+    BoxHit,
+    ClassAverages,
+    best_dice_medianomaly,
+    class_averages,
+    hit_ra2024,
+    hit_scale_free,
+    hit_thor2024,
+    threshold_grid_ra2024,
+    threshold_uad_imag,
+)
 from salus.metrics.ranking import (
     auroc,
     average_precision,

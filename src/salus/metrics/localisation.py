@@ -3,13 +3,12 @@
 The pooled pixel metrics here are exact and sort all pixels; `pixel_counts` holds their binned siblings, for
 bootstraps and for more pixels than fit.
 
-A pixel is positive where its map is strictly above the threshold, in the search and in the use; only
-`hit_ra2024` keeps >=, as published. Regions touch through corners (8-connected, 26 in volumes).
+A pixel is positive where its map is strictly above the threshold, in the search and in the use.
+Regions touch through corners (8-connected, 26 in volumes).
 """
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -165,48 +164,6 @@ def aupro(maps: Sequence[Map], masks: Sequence[Mask]) -> float:
     return float(curves.area_up_to(fp / fp[-1], np.cumsum(covered) / regions, FPR_LIMIT))
 
 
-class BoxHit(NamedTuple):
-    """What `hit_ra2024` says of one finding."""
-
-    hit: bool
-    false_positives: int
-    precision: float
-    recall: float
-    f1: float
-
-
-def hit_ra2024(a: Map, inside: NDArray[np.generic], outside: NDArray[np.generic], threshold: float) -> BoxHit:
-    """Hit, false positives and F1 of one annotated box, as the RA tables were computed; for comparison only.
-
-    "False positives" are no regions but a ratio of summed map values, with a floor that depends on the
-    map's scale: maps of small values look better. Do not compare maps of different scale by it.
-
-    Args:
-        a: (rows, columns) the map; values at or above `threshold` are kept, not binarised.
-        inside: the same shape, in [0, 1], the finding; a fractional rim counts as the published code counts it.
-        outside: the same shape, in [0, 1], pixels of the image known to be healthy.
-        threshold: one for all images.
-
-    Returns:
-        Whether more than 10 % of the finding is kept, the false positives, and precision, recall and F1 of
-        this one finding. Averages over findings are plain means.
-
-    Raises:
-        ValueError: shapes differ, a pixel is nan or infinite, or the finding is empty.
-
-    Source: Bercea et al., arXiv:2401.10637, Tables 1 and 2; rewritten from the published computation.
-    """
-    if not a.shape == inside.shape == outside.shape:
-        raise ValueError(f"need masks of the map's shape {a.shape}, got {inside.shape} and {outside.shape}")
-    kept = np.where(checked(a) >= np.float64(threshold), a, 0).astype(np.float64)
-    within, without = kept * inside.astype(np.float64), kept * outside.astype(np.float64)
-    hit = bool(np.count_nonzero(within) > 0.10 * _size(inside))
-    false_positives = math.floor(without.sum() / max(within.sum(), 1.0))
-    precision, recall = hit / max(hit + false_positives, 1), float(hit)
-    f1 = 2 * precision * recall / (precision + recall + 1e-8)
-    return BoxHit(hit, false_positives, precision, recall, f1)
-
-
 def is_hit(a: Map, inside: Mask, threshold: float, *, share: float = SHARE) -> bool:
     """Whether more than `share` of a finding lies strictly above `threshold`.
 
@@ -219,7 +176,7 @@ def is_hit(a: Map, inside: Mask, threshold: float, *, share: float = SHARE) -> b
     Raises:
         ValueError: shapes differ, a pixel is nan or infinite, or the finding is empty.
     """
-    return bool(np.count_nonzero(_above(checked(a, inside), threshold) & inside) > share * _size(inside))
+    return bool(np.count_nonzero(_above(checked(a, inside), threshold) & inside) > share * size_of(inside))
 
 
 def hit_rate(maps: Sequence[Map], insides: Sequence[Mask], threshold: float, *, share: float = SHARE) -> float:
@@ -284,7 +241,7 @@ def _above(a: Map, threshold: float) -> Mask:
     return np.asarray(a > np.float64(threshold))
 
 
-def _size(inside: NDArray[np.generic]) -> int:
+def size_of(inside: NDArray[np.generic]) -> int:
     if not (size := int(np.count_nonzero(inside))):
         raise ValueError("need a finding of at least one pixel, got an empty mask")
     return size
