@@ -80,6 +80,15 @@ def test_settings_are_told(where, disc_folder, tmp_path):
         assert any(b'"latent": 5' in file.read_bytes() for file in (tmp_path / "seen" / "m").iterdir())
 
 
+def test_two_models_of_one_name_are_two_runs(where, disc_folder, tmp_path):
+    for place, epochs in (("a", 3), ("b", 1)):
+        out = tmp_path / place / "m"
+        with tracker(where, "m", out) as tracked:
+            train("ae", disc_folder, out, preset="tiny", epochs=epochs, tracked=tracked)
+    assert shown(where, "m", tmp_path / "a" / "m") == rows(tmp_path / "a" / "m")
+    assert shown(where, "m-2", tmp_path / "b" / "m") == rows(tmp_path / "b" / "m")
+
+
 @pytest.mark.parametrize("told", [True, False])
 def test_a_training_that_goes_on_tells_no_step_twice_and_leaves_none_out(
     told, where, disc_folder, tmp_path, monkeypatch

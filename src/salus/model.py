@@ -4,7 +4,7 @@
     MODEL/weights.safetensors   the detector's tensors; frozen trunks are not among them
     MODEL/train.csv, loss.png   how it was trained
     MODEL/progress/             only while training
-    MODEL/tracked.json          which run of MLflow it is, if it was tracked there
+    MODEL/tracked.json          which run it is where it was tracked
 
 A name in `model.json` is looked up in the registry; no import path is ever read from a file.
 """

@@ -4,6 +4,7 @@ A training that goes on after it was killed goes on in its run, and tells of all
 already is not there twice.
 """
 
+import itertools
 import json
 import os
 import time
@@ -17,7 +18,7 @@ from salus.core.errors import ConfigError, StorageError
 from salus.io.files import write_whole
 
 MISSING = "Tracking needs more packages: pip install 'salus[tracking]'."
-TRACKED = "tracked.json"  # which run of MLflow a training is
+TRACKED = "tracked.json"  # which run a training is
 AT_ONCE = 1000  # metrics that MLflow takes together
 MLFLOW = {
     "MLFLOW_DISABLE_TELEMETRY": "true",  # it would tell its makers
@@ -72,25 +73,35 @@ class Tracker:
 
 
 class TensorBoard(Tracker):
-    """A folder of event files."""
+    """A folder of event files below `where`; `kept` says which, once there is one."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, where: Path, name: str, kept: Path) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise ConfigError(MISSING) from error
-        self.where, self.opened = str(folder), SummaryWriter
+        self.where, self.name, self.kept, self.opened = str(where), name, kept, SummaryWriter
         self.writer: SummaryWriter | None = None
         self.settings = ""
 
     def start(self, settings: Mapping[str, Any]) -> None:
         self.settings = f"```json\n{json.dumps(settings, indent=1)}\n```"
 
+    @property
+    def run(self) -> str:
+        """Its folder's name, one that no other training has: ra, ra-2 ..."""
+        if there := kept_run(self.kept, self.where):
+            return there
+        names = itertools.chain([self.name], (f"{self.name}-{n}" for n in itertools.count(2)))
+        run = next(name for name in names if not (Path(self.where) / name).exists())
+        keep_run(self.kept, self.where, run)
+        return run
+
     def write(self, rows: Rows) -> None:
         first = int(rows[0]["epoch"])
         if self.writer is None:
             # What an earlier process told from `first` on is void.
-            self.writer = self.opened(self.where, purge_step=first)
+            self.writer = self.opened(str(Path(self.where) / self.run), purge_step=first)
             self.writer.add_text("settings", self.settings, first)
         for row in rows:
             for name in row.keys() - {"epoch"}:
@@ -128,10 +139,10 @@ class MLflow(Tracker):
     @property
     def run(self) -> str:
         """Its id, of a new run where there is none yet."""
-        if self.kept.is_file() and (there := json.loads(self.kept.read_bytes()))["where"] == self.where:
-            return str(there["run"])
+        if there := kept_run(self.kept, self.where):
+            return there
         run = str(self.client.create_run(self.experiment, run_name=self.name).info.run_id)
-        write_whole(self.kept, json.dumps({"where": self.where, "run": run}).encode())
+        keep_run(self.kept, self.where, run)
         return run
 
     def start(self, settings: Mapping[str, Any]) -> None:
@@ -173,7 +184,18 @@ def tracker(where: str | None, name: str, folder: Path) -> Tracker:
         if "@" in urlsplit(where).netloc:
             raise ConfigError("A URI to track to holds no password: set MLFLOW_TRACKING_USERNAME and _PASSWORD.")
         return MLflow(where, name, folder / TRACKED)
-    return TensorBoard(Path(where) / name)
+    return TensorBoard(Path(where).resolve(), name, folder / TRACKED)
+
+
+def kept_run(kept: Path, where: str) -> str:
+    """Which run at `where` a training is; "" where it is none yet."""
+    there = json.loads(kept.read_bytes()) if kept.is_file() else {}
+    return str(there["run"]) if there.get("where") == where else ""
+
+
+def keep_run(kept: Path, where: str, run: str) -> None:
+    """Inverse of `kept_run`."""
+    write_whole(kept, json.dumps({"where": where, "run": run}).encode())
 
 
 def is_uri(where: str) -> bool:
