@@ -2,12 +2,14 @@
 
     salus benchmark benchmarks/latent_regret.yaml --data DATA --out OUT
     python benchmarks/latent_regret.py benchmarks/latent_regret.yaml OUT [OUT ...] --data DATA
+    python benchmarks/latent_regret.py benchmarks/rate_regret.yaml OUT [OUT ...] --data DATA --of rate
 
 Each OUT is of a `salus benchmark` of SUITE, whose methods differ in `latent` alone (suites/latent-size.yaml, or one
 like it), maybe with other seeds; DATA as it was given there. Each rule sees the healthy images of one training and
 chooses a size; its regret is the AUROC of the best size less that of the chosen one, both means over seeds, and the
 mean over the seeds' choices. The best size is chosen by the very labels that judge, so even a perfect rule has a regret
-above 0. A Markdown row a data set, score and rule.
+above 0. With `--of rate` the methods differ in the nats of a VAE's code instead, and the rules are those that look at
+trained models. A Markdown row a data set, score and rule.
 """
 
 import argparse
@@ -38,10 +40,11 @@ def main() -> None:
     options.add_argument("suite", type=Path)
     options.add_argument("out", type=Path, nargs="+")
     options.add_argument("--data", type=Path, required=True)
+    options.add_argument("--of", choices=["latent", "rate"], default="latent", help="The setting that differs.")
     asked = options.parse_args()
     suite = read_suite(asked.suite)
-    names = sorted(suite.methods, key=lambda name: suite.methods[name].set["latent"])
-    sizes = [suite.methods[name].set["latent"] for name in names]
+    names = sorted(suite.methods, key=lambda name: suite.methods[name].set[asked.of])
+    sizes = [suite.methods[name].set[asked.of] for name in names]
     for data in suite.datasets:
         for score in suite.scores_of(names[0]):
             tests, picks = [], []
@@ -55,31 +58,37 @@ def main() -> None:
                     tests.append([json.loads((f / "report" / "metrics.json").read_text())["overall"]["auroc"]["value"]
                                   for f in folders])  # fmt: skip
                     seed = int(place.name.removeprefix("seed"))
-                    picks.append(rules(folders, sizes, *work.source, seed, out / "ordered" / data / place.name))
+                    one = out / "ordered" / data / place.name if asked.of == "latent" else None
+                    picks.append(rules(folders, sizes, *work.source, seed, one))
             if tests:
                 show(data, score, sizes, np.mean(tests, axis=0), picks)
 
 
-def rules(folders: list[Path], sizes: list[int], data: Path, reader: str, seed: int, one: Path) -> dict[str, int]:
-    """The size that each rule takes; `one` is the folder of the ordered network."""
+def rules(
+    folders: list[Path], sizes: list[int], data: Path, reader: str, seed: int, one: Path | None
+) -> dict[str, int]:
+    """The size that each rule takes; `one` is the folder of the ordered network, None where sizes are no entries."""
     models = [Model.load(f / "model" if (f / "model").is_dir() else f.parent / "model") for f in folders]
     healthy = split(open_dataset(reader, data)).only(label=Label.NORMAL)
     held = healthy.only(split=Split.VALIDATION)
     validation = prepared(models[0].preparation, held)
     pictures = painted(validation, held, seed)
     seen = sights([look(model.detector, pictures, model.precision) for model in models], pictures)
-    training = prepared(models[0].preparation, healthy.only(split=Split.TRAIN)).rows
     errors = [error(model, validation.rows) for model in models]
+    best = min(range(len(seen)), key=lambda index: seen[index].behind)
+    painting = dict(zip(PAINTED, (sizes[smallest(seen)], sizes[best]), strict=True))
+    if one is None:
+        return {**painting, "least validation error": sizes[int(np.argmin(errors))]}
+    training = prepared(models[0].preparation, healthy.only(split=Split.TRAIN)).rows
     plan = replace(resolved("ae", "fast", {}, seed), score=dict(models[0].score))
     one.mkdir(parents=True, exist_ok=True)
     fabric = make_fabric("cpu", models[0].precision)
     images = (training, validation.rows, validation.rows, pictures)
     size, rows, _ = chosen(plan, *images, one, fabric, lambda *_: None, sizes)
-    best = min(range(len(seen)), key=lambda index: seen[index].behind)
     return {
         CHOSEN: size,
         BEST: min(rows, key=lambda row: row["behind"])["latent"],
-        **dict(zip(PAINTED, (sizes[smallest(seen)], sizes[best]), strict=True)),
+        **painting,
         **{other["rule"]: other["latent"] for other in others(sizes, errors, training.reshape(len(training), -1))},
         "16, always": 16,
     }

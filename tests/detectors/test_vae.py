@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -6,9 +7,11 @@ import torch.nn.functional as F
 from torch.distributions import Normal, kl_divergence
 
 from salus.core.errors import ConfigError
-from salus.detectors import build, detector_class
+from salus.detectors import Recipe, build, detector_class
 from salus.detectors.vae import VAE
 from salus.scores import build_score
+from salus.training import Run, fit, make_fabric
+from tests.conftest import discs
 
 SMALL = {"size": 16, "latent": 3, "widths": (4, 6)}
 CAI = {"size": 16, "latent": 3, "network": "cai", "widths": (4, 4, 6, 6)}
@@ -194,6 +197,8 @@ def test_a_built_vae_knows_the_numbers_behind_auto():
         ({"beta_kl": -1.0}, r"beta_kl.*greater than or equal to 0"),
         ({"latent": 0}, r"^vae: latent: Input should be greater than 0, got 0\.$"),
         ({"widths": (4, 0)}, r"^vae: widths\.1: Input should be greater than 0, got 0\.$"),
+        ({"rate": 4.0, "beta_kl": 0.0}, r"a rate is held by the price"),
+        ({"rate": 0.0}, r"rate.*greater than 0"),
         ({"latent_train": "median"}, r"latent_train.*'sample' or 'mean'"),
     ],
     ids=str,
@@ -201,6 +206,44 @@ def test_a_built_vae_knows_the_numbers_behind_auto():
 def test_a_setting_that_does_not_fit_is_named(settings, match):
     with pytest.raises(ConfigError, match=match):
         build("vae", settings, {"name": "residual"})
+
+
+def fitted(place, rate: float, epochs: int, on_epoch=lambda run, epochs: None) -> tuple[Run, VAE]:
+    """Of discs, from wherever a training in `place` stopped."""
+    place.mkdir(exist_ok=True)
+    torch.manual_seed(0)
+    vae = build("vae", {"size": 32, "latent": 8, "widths": (16, 32, 32), "rate": rate}, {"name": "residual"})
+    recipe = Recipe(epochs=epochs, batch=16, learning_rate=4e-3, select="last")
+    fabric = make_fabric("cpu", "fp32")
+    return fit(vae, recipe, discs(64), discs(8, seed=2), place, 0, fabric, on_epoch), vae
+
+
+@pytest.mark.parametrize("rate", [2.0, 6.0])
+def test_the_price_follows_until_the_code_holds_the_rate(rate, tmp_path):
+    run, vae = fitted(tmp_path, rate, 200)
+    held = [row["kl"] for row in run.rows[-20:]]
+    assert sum(held) / len(held) == pytest.approx(rate, rel=0.15)
+    assert vae.beta_kl == pytest.approx(run.rows[-1]["beta_kl"], rel=0.1), "what train.csv tells is the price paid"
+
+
+def test_a_step_moves_the_price_towards_the_rate_by_at_most_a_hundredth():
+    for rate, direction in ((1e-6, 1), (1e6, -1)):
+        vae = small(rate=rate, beta_kl=0.5)
+        loss_of(vae, torch.rand(4, 1, 16, 16))
+        assert math.log(vae.beta_kl / 0.5) == pytest.approx(direction * 0.01, rel=1e-3)
+
+
+def test_a_price_is_kept_when_a_training_goes_on(tmp_path):
+    def stop(run, epochs):
+        if run.epoch == 2:
+            raise KeyboardInterrupt
+
+    _, whole = fitted(tmp_path / "whole", 3.0, 4)
+    with pytest.raises(KeyboardInterrupt):
+        fitted(tmp_path / "torn", 3.0, 4, stop)
+    _, resumed = fitted(tmp_path / "torn", 3.0, 4)
+    assert whole.beta_kl != 1.0
+    assert all(torch.equal(value, resumed.state_dict()[key]) for key, value in whole.state_dict().items())
 
 
 def test_presets_hold_the_published_recipes():

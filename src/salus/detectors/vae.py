@@ -34,6 +34,7 @@ from salus.scores.base import Score
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Auto = Literal["auto"]
+GAIN = 0.01  # how far the logarithm of the price moves in a step where the nats are off by a factor of e or more
 
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
@@ -49,13 +50,16 @@ class VAEConfig:
     widths: tuple[Channels, ...] | Auto = "auto"  # channels after each halving; zimmerer 16 32 64 256 256, cai ae's
     beta_rec: Positive | Auto = "auto"  # zimmerer 0.5 (a Gaussian of variance 1), cai 1
     beta_kl: Weight | Auto = "auto"  # zimmerer 1, cai 0.005 pixels / latent (0.005 x mean KL + mean error)
+    rate: Positive | None = None  # nats that a code shall hold: beta_kl is where the price starts, and follows; ours
     scale: Positive | Auto = "auto"  # zimmerer 1, cai 1 / pixels
     quirk_std: bool = False  # as released for zimmerer: the KL takes the standard deviation for its logarithm
     latent_train: Literal["sample", "mean"] = "sample"  # mean: what training in eval mode made of the RA authors' VAE
 
     @model_validator(mode="after")
     def fits(self) -> "VAEConfig":
-        """One halving a width; ae's network has four."""
+        """One halving a width; ae's network has four. A price of 0 cannot follow a rate."""
+        if self.rate is not None and self.beta_kl == 0:
+            raise ValueError("a rate is held by the price of nats: give beta_kl a weight, or leave rate out")
         widths = usual_widths(self) if self.widths == "auto" else self.widths
         if not widths or (self.network == "cai" and len(widths) != 4):
             raise ValueError(f"network {self.network} takes {'4' if self.network == 'cai' else 'some'} widths")
@@ -115,6 +119,8 @@ class VAE(Restorer):
         ),
     }
 
+    price: Tensor  # of a nat, scalar; with a rate only
+
     def __init__(self, config: VAEConfig, score: Score) -> None:
         super().__init__(score)
         c: Any = replace(config, **resolved(config))
@@ -125,6 +131,13 @@ class VAE(Restorer):
         else:
             self.encoder = convolutions(c.size, c.latent, c.widths)
             self.decoder = transposed_convolutions(c.size, c.latent, c.widths)
+        if c.rate is not None:
+            self.register_buffer("price", torch.tensor(c.beta_kl, dtype=torch.float32))
+
+    @property
+    def beta_kl(self) -> float:
+        """The price of a nat: the setting, or what holds `rate` at this step of the training."""
+        return self.config.beta_kl if self.config.rate is None else float(self.price)
 
     def parts(self) -> Mapping[str, Iterable[nn.Parameter]]:
         return {"autoencoder": [*self.encoder.parameters(), *self.decoder.parameters()]}
@@ -158,7 +171,7 @@ class VAE(Restorer):
     def terms(self, x: Tensor) -> dict[str, Tensor]:
         mean, log_var = self.encode(x)
         c = self.config
-        return bound(self.error(x, mean), self.divergence(mean, log_var), c.beta_rec, c.beta_kl)
+        return bound(self.error(x, mean), self.divergence(mean, log_var), c.beta_rec, self.beta_kl)
 
     def losses(self, x: Tensor) -> dict[str, tuple[float, Tensor]]:
         """What is minimised, by name: its weight, and its mean over the images."""
@@ -166,14 +179,19 @@ class VAE(Restorer):
         z = draw(mean, log_var) if self.config.latent_train == "sample" else mean
         return {
             "rec": (self.config.beta_rec, self.error(x, z).mean()),
-            "kl": (self.config.beta_kl, self.divergence(mean, log_var).mean()),
+            "kl": (self.beta_kl, self.divergence(mean, log_var).mean()),
         }
 
     def training_step(self, x: Tensor, update: Update, progress: float) -> dict[str, Tensor]:
         losses = self.losses(x)
         loss = self.config.scale * torch.stack([weight * value for weight, value in losses.values()]).sum()
         update("autoencoder", loss)
-        return {"loss": loss.detach(), **{name: value.detach() for name, (_, value) in losses.items()}}
+        told = {"loss": loss.detach(), **{name: value.detach() for name, (_, value) in losses.items()}}
+        if self.config.rate is None:
+            return told
+        told["beta_kl"] = self.price.clone()
+        self.price *= torch.exp(GAIN * torch.log(told["kl"] / self.config.rate).clamp(-1, 1))
+        return told
 
 
 def convolutions(size: int, latent: int, widths: tuple[int, ...]) -> nn.Sequential:
