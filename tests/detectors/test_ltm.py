@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -312,10 +313,12 @@ def test_usage_is_logged_as_codes_and_as_perplexity(tokens, used, perplexity):
     assert logged["perplexity"].item() == pytest.approx(perplexity)
 
 
-def test_a_step_with_fewer_tokens_than_codes_is_refused():
-    ltm = small(size=8, codes=16)
-    with pytest.raises(ConfigError, match=r"3 image\(s\) of 4 tokens .* 16 codes\. Raise recipe.batch"):
-        step_once(ltm, 0.0, torch.rand(3, 1, 8, 8))
+def test_fewer_tokens_a_step_than_codes_are_refused_before_the_training():
+    ltm, recipe = small(size=8, codes=16), Recipe(epochs=10, batch=8, learning_rate=1e-3, select="last")
+    for images, batch in ((3, 8), (100, 3)):
+        with pytest.raises(ConfigError, match=r"3 image\(s\) of 4 tokens .* 16 codes\. Raise recipe.batch"):
+            ltm.check(replace(recipe, batch=batch), images, validation=4)
+    ltm.check(recipe, images=4, validation=4)
 
 
 def test_weights_without_a_trained_transformer_are_refused():

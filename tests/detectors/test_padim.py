@@ -5,7 +5,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import mahalanobis
 
 from salus.core.errors import ConfigError, TrainingError, WeightsError
-from salus.detectors import build, detector_class, features
+from salus.detectors import Recipe, build, detector_class, features
 from salus.detectors.padim import PaDiM
 from salus.nets import weights
 from tests.conftest import discs
@@ -103,9 +103,16 @@ def test_memory_is_as_the_page_says():
 
 def test_more_than_the_machine_can_hold_is_refused_before_anything_is_built(monkeypatch):
     monkeypatch.setattr(features, "memory", lambda: 50e6)
-    with pytest.raises(ConfigError, match=r"784 places and 100 channels take 0\.0 GiB, and 4 times .* Lower channels"):
+    recipe = Recipe(epochs=1, batch=2, learning_rate=1.0)
+    said = r"784 places and 100 channels take 30 MiB, and 4 times that while they are saved, .* 48 MiB .* Lower c"
+    with pytest.raises(ConfigError, match=said):
+        build("padim", {}, {}).check(recipe, images=4, validation=1)  # what is trained already can be opened
+    monkeypatch.setattr(features, "memory", lambda: 20e6)
+    with pytest.raises(ConfigError, match=r"take 30 MiB, but this machine has 19 MiB"):
         build("padim", {}, {})
     monkeypatch.undo()
+    with pytest.raises(ConfigError, match="needs two healthy training images or more"):
+        build("padim", {}, {}).check(recipe, images=1, validation=1)
     with pytest.raises(ConfigError, match="Lower channels or enlarge"):
         build("padim", {"trunk": "vgg16", "enlarge": 4096, "channels": 768}, {})
 

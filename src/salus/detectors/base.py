@@ -81,7 +81,7 @@ class Recipe:
 
     epochs: int = Field(ge=1)
     batch: int = Field(ge=1)
-    learning_rate: float = Field(gt=0)
+    learning_rate: float = Field(gt=0, le=1e30)  # more is no single-precision step
     optimiser: Literal["adam", "amsgrad", "adamw", "rmsprop"] = "adam"
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     weight_decay: float = Field(default=0.0, ge=0)

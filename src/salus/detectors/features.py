@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from salus.core.errors import ConfigError
 from salus.core.machine import memory
-from salus.detectors.base import Detector, Update
+from salus.detectors.base import Detector, Recipe, Update
 from salus.nets.features import Features, TrunkName, shapes
 from salus.scores.residual import gaussian
 
-COPIES = 4  # of the state while an epoch ends, at the most, with what is written (measured: 3.4)
+COPIES = 4  # of the bank while an epoch ends, at the most, with what is written (measured: 3.4)
 AT_ONCE = 2**24  # entries of a table of distances
 
 
@@ -52,15 +52,19 @@ class FeatureConfig:
 
     @model_validator(mode="after")
     def fits_into_memory(self) -> "FeatureConfig":
-        """Refuse before the fit what could only fail in it."""
-        numbers, what, cure = self.kept()
-        needed, there = 4 * numbers * COPIES, memory()
-        if needed > there:
-            raise ValueError(
-                f"{what} take {4 * numbers / 2**30:.1f} GiB, and {COPIES} times that while they are saved, but this "
-                f"machine has {there / 2**30:.1f} GiB of memory. Lower {cure}"
-            )
+        """Refuse a bank that cannot be held."""
+        if complaint := self.too_large(1):
+            raise ValueError(complaint)
         return self
+
+    def too_large(self, copies: int) -> str:
+        """Why so many copies of the bank do not fit into this machine's memory; empty where they do."""
+        numbers, what, cure = self.kept()
+        needed, there = 4 * numbers, memory()
+        if copies * needed <= there:
+            return ""
+        saved = f", and {copies} times that while they are saved" if copies > 1 else ""
+        return f"{what} take {in_words(needed)}{saved}, but this machine has {in_words(there)} of memory. Lower {cure}"
 
 
 class FeatureDetector(Detector):
@@ -85,6 +89,11 @@ class FeatureDetector(Detector):
     def parts(self) -> Mapping[str, Iterable[nn.Parameter]]:
         return {}
 
+    def check(self, recipe: Recipe, images: int, validation: int) -> None:
+        super().check(recipe, images, validation)
+        if complaint := self.config.too_large(COPIES):
+            raise ConfigError(f"{complaint}.")
+
     @torch.no_grad()
     def training_step(self, x: Tensor, update: Update, progress: float) -> dict[str, Tensor]:
         if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
@@ -106,6 +115,11 @@ class FeatureDetector(Detector):
         coarse = distances.reshape(-1, 1, height, width)
         fine = F.interpolate(coarse, size=(c.size, c.size), mode="bilinear", align_corners=False)
         return gaussian(fine, c.sigma * c.size / c.side)
+
+
+def in_words(count: float) -> str:
+    """Bytes for people."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
 def joined(layers: Sequence[Tensor], *, neighbourhood: int, mode: Literal["nearest", "bilinear"]) -> Tensor:

@@ -151,11 +151,6 @@ class LTM(Restorer):
 
     def vqvae_step(self, x: Tensor, update: Update) -> dict[str, Tensor]:
         """One step of the VQ-VAE; its codebook moves in the pass forward."""
-        if len(x) * self.side**2 < self.config.codes:
-            raise ConfigError(
-                f"ltm: {len(x)} image(s) of {self.side**2} tokens show fewer tokens a step than there are "
-                f"{self.config.codes} codes. Raise recipe.batch or size, or lower codes."
-            )
         self.vqvae.train()
         restored, commitment, tokens = self.quantised(x)
         error = (restored - x).abs().mean()
@@ -277,6 +272,11 @@ class LTM(Restorer):
     def check(self, recipe: Recipe, images: int, validation: int) -> None:
         super().check(recipe, images, validation)
         check_stages("ltm", "transformer", self.config.stage, recipe, images)
+        if (shown := min(images, recipe.batch)) * self.side**2 < self.config.codes:
+            raise ConfigError(
+                f"ltm: {shown} image(s) of {self.side**2} tokens show fewer tokens a step than there are "
+                f"{self.config.codes} codes. Raise recipe.batch or size, or lower codes."
+            )
 
     def finish_training(self) -> None:
         """Refuse weights of the first stage: their transformer is the one it began with."""

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from salus.core.errors import TrainingError
+from salus.core.errors import ConfigError, TrainingError
 from salus.detectors.base import Detection, Preset, Recipe
 from salus.detectors.features import FeatureConfig, FeatureDetector, deviated, joined
 
@@ -121,6 +121,11 @@ class PaDiM(FeatureDetector):
         unit = torch.eye(covariance.shape[1], dtype=covariance.dtype, device=covariance.device).expand_as(covariance)
         roots: Tensor = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), unit, upper=False)
         return roots.float()
+
+    def check(self, recipe: Recipe, images: int, validation: int) -> None:
+        super().check(recipe, images, validation)
+        if images < 2:
+            raise ConfigError("padim measures how images vary: it needs two healthy training images or more.")
 
     def finish_training(self) -> None:
         """Put the inverse roots in the covariances' place.

@@ -33,7 +33,12 @@ from salus.io.files import write_whole
 from salus.model import Precision, device_of, learned
 
 DIVERGED = 1e9  # no loss of images in [0, 1] comes near it, whatever is summed
-CURE = "The training has diverged: begin anew in another --out with a lower recipe.learning_rate or recipe.clip=1."
+
+
+def cure(recipe: Recipe) -> str:
+    """What to do about a training that has diverged."""
+    clip = "" if 0 < recipe.clip <= 1 else " or recipe.clip=1"
+    return f"The training has diverged: begin anew in another --out with a lower recipe.learning_rate{clip}."
 
 
 class Images(Protocol):
@@ -178,7 +183,8 @@ def fit(
         run.epoch += 1
         loss = validation_loss(detector, average, validation, recipe, fabric)
         if not abs(loss) < DIVERGED:
-            raise TrainingError(f"Epoch {run.epoch}: the error on healthy validation images is {loss:g}. {CURE}")
+            said = f"the error on healthy validation images is {loss:g}"
+            raise TrainingError(f"Epoch {run.epoch}: {said}. {cure(recipe)}")
         if run.epoch > recipe.select_after * recipe.epochs and loss < run.best:
             run.best, run.best_epoch = loss, run.epoch
             if recipe.select == "best":
@@ -222,7 +228,7 @@ def one_epoch(
             saved = progress / "failed_batch.safetensors"
             write_whole(saved, save_tensors({"x": x.cpu().contiguous()}))
             raise TrainingError(
-                f"Epoch {run.epoch + 1}, step {run.step + 1}: {error}. The batch is in {saved}. {CURE}"
+                f"Epoch {run.epoch + 1}, step {run.step + 1}: {error}. The batch is in {saved}. {cure(recipe)}"
             ) from None
         run.step += 1
         if average:
