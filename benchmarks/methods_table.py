@@ -4,6 +4,7 @@
     python benchmarks/methods_table.py --out runs/table --keep       into docs/results.csv, in place of equal rows there
     python benchmarks/methods_table.py --table [--sets phantom]      docs/results.csv as a table
     python benchmarks/methods_table.py --by-score --methods ra ae    of these every score
+    python benchmarks/methods_table.py --pages                       the line on real images, into each method's page
 
 A cell is `salus train METHOD --data SET --seed S`, `salus screen SET`, `salus evaluate`, in a process of its own whose
 peak memory is kept. Training does not depend on the score, so rows that differ by it share one training. Finished
@@ -42,6 +43,7 @@ COMMON = (  # what every restoring method is also judged with
     {"name": "smoothed", "sigma": 2.0, "image": "top1"},
     {"name": "equation5", "trunk": "squeezenet"},
 )
+ON_PAGES = "Real images, `fast`, own score: "
 RESULTS = Path(__file__).parents[1] / "docs" / "results.csv"
 COLUMNS = (
     *("data", "finding", "method", "seed", "own", "auroc", "auroc_low", "auroc_high"),
@@ -241,10 +243,38 @@ def by_score(options: argparse.Namespace) -> None:
             print(f"| {' | '.join(cells)} |")
 
 
+def on_real_images(method: str) -> str:
+    """What a method measures with its own score on the sets with patients, in a line; empty where it was not run."""
+    parts = []
+    for data in list(SETS)[1:]:
+        rows = [row for row in stored() if row["data"] == data and row["own"] and row["finding"] == "all"]
+        rows = [row for row in rows if row["method"].partition(" + ")[0] == method]
+        if rows:
+            pixels = shown(rows, "pixel_ap")
+            seeds = f"{len(rows)} seeds" if len(rows) > 1 else "one seed"
+            numbers = f"AUROC {shown(rows, 'auroc')}" + ("" if pixels == "-" else f", pixel AP {pixels}")
+            parts.append(f"{SETS[data][0].lower() + SETS[data][1:]} {numbers} ({seeds})")
+    if not parts:
+        return ""
+    return f"{ON_PAGES}{'; '.join(parts)}. [All scores and methods](../results.md#all-methods)."
+
+
+def pages() -> None:
+    """The line of `on_real_images` in each page that has one."""
+    for method in DETECTORS:
+        path = RESULTS.parent / "methods" / f"{module_of(method)}.md"
+        lines = path.read_text().splitlines()
+        lines = [on_real_images(method) if line.startswith(ON_PAGES) else line for line in lines]
+        path.write_text("\n".join(lines) + "\n")
+
+
+def module_of(method: str) -> str:
+    return DETECTORS[method].split(":")[0].rpartition(".")[2]
+
+
 def linked(method: str) -> str:
     """A method's name as a link to its page; a floor's is "floor: NAME"."""
-    module = DETECTORS[method.removeprefix("floor: ")].split(":")[0].rpartition(".")[2]
-    return f"[{method}](methods/{module}.md)"
+    return f"[{method}](methods/{module_of(method.removeprefix('floor: '))}.md)"
 
 
 def mean_of(rows: list[dict[str, str]], column: str) -> float:
@@ -277,6 +307,7 @@ def main() -> None:
     options.add_argument("--keep", action="store_true")
     options.add_argument("--table", action="store_true")
     options.add_argument("--by-score", action="store_true")
+    options.add_argument("--pages", action="store_true")
     options.add_argument("--cell", nargs=5, help=argparse.SUPPRESS)
     chosen = options.parse_args()
     if chosen.cell:
@@ -284,6 +315,8 @@ def main() -> None:
         cell(Path(data), method, int(seed), Path(out), preset)
     elif chosen.keep:
         keep(chosen)
+    elif chosen.pages:
+        pages()
     elif chosen.by_score:
         by_score(chosen)
     elif chosen.table:

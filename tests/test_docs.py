@@ -67,6 +67,16 @@ def test_the_changelog_has_unreleased_entries():
     assert re.search(r"## Unreleased\n\n### Added\n- ", (ROOT / "CHANGELOG.md").read_text())
 
 
+def test_each_method_s_page_has_its_rows_on_real_images(monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path, str(ROOT / "benchmarks")])
+    from methods_table import module_of, on_real_images
+
+    floors = {"mean-intensity", "pca", "random-features"}
+    for method in DETECTORS.keys() - floors:
+        lines = (ROOT / "docs" / "methods" / f"{module_of(method)}.md").read_text().splitlines()
+        assert lines.count(on_real_images(method)) == 1, method
+
+
 def test_the_tables_of_all_methods_are_made_of_the_kept_rows(capsys, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path, str(ROOT / "benchmarks")])
     from methods_table import SETS, by_score, table
