@@ -30,6 +30,7 @@ from salus.core import Dataset, Label, Split
 from salus.core.errors import ConfigError, LayoutError, ModelError
 from salus.core.machine import keep_freed_memory
 from salus.datasets import open_dataset
+from salus.datasets.protocol import split
 from salus.detectors import Detector, build
 from salus.io import read_study, study_sha256
 from salus.io.files import file_sha256, write_whole
@@ -238,25 +239,24 @@ def calibrate(
     """Set the threshold of the model in `folder` from healthy images, and save it; the command of the same name.
 
     Args:
-        data: healthy images of people the model did not learn from: a data set's calibration part, or a plain folder.
+        data: healthy images of people the model did not learn from: a data set's calibration part, its own or the one
+            that `train` divides off, or a plain folder.
         false_alarms: share of healthy cases that may be flagged; None keeps the model's, 0.05 at first.
 
     Returns:
         The calibration, and (file, reason) of images that could not be used.
 
     Raises:
-        LayoutError: a data set without a calibration part, images the model learned from, or none that can be used.
+        LayoutError: too few healthy people to divide, images the model learned from, or none that can be used.
         ModelError, ConfigError: see their messages.
     """
     model = Model.load(folder, device=device)
-    healthy = open_dataset(dataset, data).only(label=Label.NORMAL)
+    opened = open_dataset(dataset, data)
+    healthy = opened.only(label=Label.NORMAL)
     # Test cases are for measuring, and training cases are known to the model.
     cases = healthy.only(split=Split.CALIBRATION) or healthy.only(split=Split.NONE)
     if not len(cases):
-        raise LayoutError(
-            f"{data} is a data set with parts but without calibration/good. Give a plain folder of healthy images that "
-            "are neither learned from nor tested on."
-        )
+        cases = split(opened).only(label=Label.NORMAL, split=Split.CALIBRATION)
     known = set(model.card.get("learned_from", ()))
     if again := [case.case_id for case in cases if study_sha256(case.images)[:16] in known]:
         raise LayoutError(f"The model learned from {len(again)} of {len(cases)} images in {data}, such as {again[0]}.")

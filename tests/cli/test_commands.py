@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import ANY
 
 import nibabel as nib
 import numpy as np
@@ -18,6 +20,7 @@ from PIL import Image as Picture
 from salus.core import Result, Verdict
 from salus.core.errors import ImageError
 from salus.io.results import read_result, read_results
+from salus.model import Model
 from tests.conftest import discs
 
 
@@ -240,7 +243,9 @@ def test_a_new_threshold_judges_again(salus, disc_folder, studies, healthy, tmp_
 
 def test_calibration_takes_neither_what_was_learned_from_nor_what_is_tested_on(salus, model, disc_folder, tmp_path):
     copy = shutil.copytree(model, tmp_path / "m")
-    assert "without calibration/good" in refused(salus, "calibrate", copy, "--data", disc_folder)
+    before = Model.load(copy).calibration
+    assert salus("calibrate", copy, "--data", disc_folder, "--false-alarms", 0.2)[0] == 0
+    assert Model.load(copy).calibration == replace(before, false_alarms=0.2, pixel_threshold=ANY)
     assert "The model learned from 54 of 60 images" in refused(
         salus, "calibrate", copy, "--data", disc_folder / "train"
     )
