@@ -242,6 +242,7 @@ def _above(a: Map, threshold: float) -> Mask:
 
 
 def size_of(inside: NDArray[np.generic]) -> int:
+    """Pixels of a finding, at least one."""
     if not (size := int(np.count_nonzero(inside))):
         raise ValueError("need a finding of at least one pixel, got an empty mask")
     return size
