@@ -269,6 +269,7 @@ def pages() -> None:
 
 
 def module_of(method: str) -> str:
+    """The module of `salus.detectors` it is in, which its page is called like."""
     return DETECTORS[method].split(":")[0].rpartition(".")[2]
 
 

@@ -256,6 +256,11 @@ def calibrate(
     # Test cases are for measuring, and training cases are known to the model.
     cases = healthy.only(split=Split.CALIBRATION) or healthy.only(split=Split.NONE)
     if not len(cases):
+        if not len(healthy.only(split=Split.TRAIN)):
+            raise LayoutError(
+                f"{data} is a data set with parts but without calibration/good, and without train/good to divide it off. "
+                "Give a plain folder of healthy images that are neither learned from nor tested on."
+            )
         cases = split(opened).only(label=Label.NORMAL, split=Split.CALIBRATION)
     known = set(model.card.get("learned_from", ()))
     if again := [case.case_id for case in cases if study_sha256(case.images)[:16] in known]:

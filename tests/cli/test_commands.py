@@ -246,6 +246,9 @@ def test_calibration_takes_neither_what_was_learned_from_nor_what_is_tested_on(s
     before = Model.load(copy).calibration
     assert salus("calibrate", copy, "--data", disc_folder, "--false-alarms", 0.2)[0] == 0
     assert Model.load(copy).calibration == replace(before, false_alarms=0.2, pixel_threshold=ANY)
+    tested = tmp_path / "tested"
+    shutil.copytree(disc_folder / "test", tested / "test")
+    assert "without calibration/good" in refused(salus, "calibrate", copy, "--data", tested)
     assert "The model learned from 54 of 60 images" in refused(
         salus, "calibrate", copy, "--data", disc_folder / "train"
     )
