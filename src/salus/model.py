@@ -258,8 +258,8 @@ def calibrate(
     if not len(cases):
         if not len(healthy.only(split=Split.TRAIN)):
             raise LayoutError(
-                f"{data} is a data set with parts but without calibration/good, and has no train/good to divide. Give a "
-                "plain folder of healthy images that are neither learned from nor tested on."
+                f"{data} is a data set with parts but without calibration/good, and has no train/good to divide. Give "
+                "a plain folder of healthy images that are neither learned from nor tested on."
             )
         cases = split(opened).only(label=Label.NORMAL, split=Split.CALIBRATION)
     known = set(model.card.get("learned_from", ()))
