@@ -9,6 +9,7 @@ from salus.core.errors import ConfigError
 from salus.detectors import Recipe, build, detector_class, features
 from salus.detectors.features import joined, nearest
 from salus.detectors.patchcore import PatchCore, coreset, projection
+from salus.nets.features import widest
 from tests.conftest import discs
 
 SMALL = {"size": 32, "trunk": "alexnet", "enlarge": 64, "bank": 60}
@@ -204,6 +205,18 @@ def test_settings_that_do_not_fit_are_refused(settings, message):
 
 def test_memory_is_as_the_page_says():
     assert 4 * detector_class("patchcore").Config().kept()[0] == 1_216_000
+
+
+def test_a_batch_that_the_trunk_cannot_hold_is_refused_before_training(monkeypatch):
+    # VGG16's widest layers are the first ones: 64 channels in and 64 out at full size. Lite0's is its first expansion.
+    assert widest("vgg16", 224) == 2 * 64 * 224**2
+    assert widest("efficientnet_lite0", 224) == 2 * 96 * 112**2
+    monkeypatch.setattr(features, "memory", lambda: 2**30)
+    large = small(size=1024, trunk="vgg16", weights="random", bank=100)
+    recipe = Recipe(epochs=1, batch=4, learning_rate=1.0)
+    with pytest.raises(ConfigError, match=r"^4 images of 1024 pixels .* 2\.0 GiB in vgg16, .* 1\.0 GiB .* Lower"):
+        large.check(recipe, images=8, validation=1)
+    large.check(recipe, images=2, validation=1)
 
 
 # The floor.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from salus.core.errors import ConfigError
 from salus.core.machine import memory
 from salus.detectors.base import Detector, Recipe, Update
-from salus.nets.features import Features, TrunkName, shapes
+from salus.nets.features import Features, TrunkName, shapes, widest
 from salus.scores.residual import gaussian
 
 COPIES = 4  # of the bank while an epoch ends, at the most, with what is written (measured: 3.4)
@@ -93,6 +93,12 @@ class FeatureDetector(Detector):
         super().check(recipe, images, validation)
         if complaint := self.config.too_large(COPIES):
             raise ConfigError(f"{complaint}.")
+        c, together = self.config, min(recipe.batch, images)
+        if (needed := 4 * together * widest(c.trunk, c.side)) > memory():
+            raise ConfigError(
+                f"{together} images of {c.side} pixels at a time take {in_words(needed)} in {c.trunk}, but this "
+                f"machine has {in_words(memory())} of memory. Lower recipe.batch, enlarge or size."
+            )
 
     @torch.no_grad()
     def training_step(self, x: Tensor, update: Update, progress: float) -> dict[str, Tensor]:
