@@ -10,6 +10,7 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 
+from salus.benchmark.measures import DIGITS
 from salus.core import Label, Split
 from salus.core.errors import ConfigError, LayoutError, PatientInTwoSplitsError
 from salus.datasets import open_dataset
@@ -207,3 +208,18 @@ def test_the_command_takes_several_further_sets(salus, disc_folder, others, tmp_
     code, _, err = salus("train", "ae", *how, *more)
     assert code == 0, err
     assert Model.load(tmp_path / "m").card["counts"] == {"train": 48 + 24 + 16, "validation": 11, "calibration": 6}
+
+
+def test_the_study_of_sizes_learns_from_further_sets_as_auto_does(salus, disc_folder, others, tmp_path):
+    how = ("--data", disc_folder, "--preset", "tiny", "--epochs", 1, "--also", f"folder:{others}", "--out")
+    code, _, err = salus("latent", "ae", *how, tmp_path / "study")
+    assert code == 0, err
+    about = json.loads((tmp_path / "study" / "latent.json").read_text())
+    assert about["dataset"] == f"{disc_folder.name} + others"
+    assert about["images"] == {"train": 48 + 24, "validation": 6 + 3}
+    assert Model.load(tmp_path / "study" / "models" / "4").card["counts"]["train"] == 48 + 24
+    assert salus("train", "ae", *how, tmp_path / "auto", "--set", "latent=auto")[0] == 0
+    auto = Model.load(tmp_path / "auto")
+    seen = [(row["latent"], row["painted_auroc"]) for row in about["sizes"]]
+    assert seen == [(row["latent"], round(row["auroc"], DIGITS)) for row in auto.card["latent"]]
+    assert auto.settings["latent"] == about["chosen"]

@@ -14,7 +14,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,11 @@ from salus.io import read_study, study_sha256
 from salus.io.files import write_whole
 from salus.metrics import auroc
 from salus.model import Model, case_score, detections, versions
-from salus.preprocess.cache import Prepared, PreparedCache
-from salus.preprocess.preparation import Preparation
+from salus.preprocess.cache import PreparedCache
 from salus.screening import make_folder
-from salus.training import Run, first_image, make_fabric, manifest, train
-from salus.training.latent import SIZES, UNDECIDED, Sight, chosen, look, painted, sights, smallest
+from salus.training import Run, gathered, make_fabric, sources, train
+from salus.training.further import further_sets
+from salus.training.latent import SIZES, UNDECIDED, Sight, chosen, look, sights, smallest
 from salus.training.plan import AUTO, resolved
 
 FORMAT = 1
@@ -56,6 +56,7 @@ def latent(
     out: Path,
     *,
     dataset: str = "folder",
+    also: Sequence[tuple[str, Path]] = (),
     preset: str = "fast",
     sizes: Sequence[int] = SIZES,
     settings: Mapping[str, Any] | None = None,
@@ -69,7 +70,8 @@ def latent(
     Models that are there already are not trained again, and one that was interrupted goes on.
 
     Args:
-        detector, preset, settings, epochs, seed, device: as for `train`.
+        detector, also, preset, settings, epochs, seed, device: as for `train`. Further sets are learned from, and their
+            errors and dimension counted; lesions are painted on the first set alone.
         sizes: entries of the code to try, each once.
         on_epoch: told of each epoch: what is trained, the run, the number of epochs.
 
@@ -90,36 +92,37 @@ def latent(
     given = {**(settings or {}), **({} if epochs is None else {"recipe.epochs": epochs})}
     plan = resolved(detector, preset, {**given, "latent": AUTO}, seed)
     cases = split(open_dataset(dataset, data))
-    healthy = cases.only(label=Label.NORMAL)
-    preparation = Preparation(**plan.preparation).resolve(first_image(healthy.only(split=Split.TRAIN)))
-    parts = {part: prepared(preparation, healthy.only(split=part)) for part in (Split.TRAIN, Split.VALIDATION)}
-    pictures = painted(parts[Split.VALIDATION], healthy.only(split=Split.VALIDATION), seed)
-    learned, held = (parts[part].rows for part in (Split.TRAIN, Split.VALIDATION))
+    further = further_sets(also, dataset, cases)
+    plan = replace(plan, **sources(dataset, cases, also, further))
+    found = gathered(plan, cases, further)
+    pictures = found.painted(seed)
     # Of other sizes, settings or images, another network.
-    about_it = json.dumps([tried, asdict(plan), manifest(cases)])
+    about_it = json.dumps([tried, asdict(plan)])
     place = out / "ordered" / hashlib.sha256(about_it.encode()).hexdigest()[:12]
     make_folder(place)
     fabric, all_at_once = make_fabric(device, "auto"), partial(on_epoch, "all sizes at once")
-    size, seen, _ = chosen(plan, learned, held, held, pictures, place, fabric, all_at_once, tried)
+    size, seen, _ = chosen(
+        plan, found.training, found.validation, found.own, pictures, place, fabric, all_at_once, tried
+    )
     models = []
     for one in tried:
         place = out / "models" / str(one)
         train(
-            detector, data, place, dataset=dataset, preset=preset, settings={**given, "latent": one},
+            detector, data, place, dataset=dataset, also=also, preset=preset, settings={**given, "latent": one},
             seed=seed, device=device, resume=True,
             on_epoch=partial(on_epoch, f"latent {one}"),
         )  # fmt: skip
         models.append(Model.load(place, device=device))
     alone = sights([look(model.detector, pictures, model.precision) for model in models], pictures)
-    rows = [row_of(*one, parts) for one in zip(seen, models, alone, strict=True)]
+    training, validation = (rows[:] for rows in (found.training, found.validation))
+    rows = [row_of(*one, training, validation) for one in zip(seen, models, alone, strict=True)]
     for row, model in zip(rows, models, strict=True):
         row["test_auroc"] = judged(model, cases.only(split=Split.TEST))
     each = tried[smallest(alone)]
-    training = learned.reshape(len(learned), -1)
     about = {
         "format": FORMAT,
         "method": models[0].summary,
-        "dataset": cases.name,
+        "dataset": " + ".join(one.name for one in (cases, *further)),
         "seed": seed,
         "chosen": size,
         "undecided": UNDECIDED if size == tried[0] else "",
@@ -127,9 +130,9 @@ def latent(
         "flat_from": {key: flat_from(tried, [row[key] for row in rows]) for key in ("train_error", "validation_error")},
         "others": [
             {"rule": "painted lesions, every size trained", "value": each, "latent": each},
-            *others(tried, [row["validation_error"] for row in rows], training),
+            *others(tried, [row["validation_error"] for row in rows], training.reshape(len(training), -1)),
         ],
-        "images": {str(part): len(found.rows) for part, found in parts.items()},
+        "images": {"train": len(training), "validation": len(validation)},
         "painted": len(pictures.lesions),
         "versions": versions(),
     }
@@ -139,12 +142,13 @@ def latent(
     return about
 
 
-def row_of(seen: Mapping[str, float], model: Model, alone: Sight, parts: Mapping[Split, Prepared]) -> dict[str, Any]:
+def row_of(seen: Mapping[str, float], model: Model, alone: Sight, training: Rows, validation: Rows) -> dict[str, Any]:
     """A size's row of `latent.csv`, without what the test says.
 
     Args:
         seen: what the autoencoder of all sizes sees with this one.
         model, alone: the model of this size, and what it sees.
+        training, validation: healthy slices.
     """
     return {
         "latent": int(seen["latent"]),
@@ -152,15 +156,10 @@ def row_of(seen: Mapping[str, float], model: Model, alone: Sight, parts: Mapping
         "behind": rounded(seen["behind"]),
         "standard_error": rounded(seen["standard_error"]),
         "painted_auroc_alone": rounded(alone.auroc),
-        "train_error": rounded(error(model, parts[Split.TRAIN].rows)),
-        "validation_error": rounded(error(model, parts[Split.VALIDATION].rows)),
+        "train_error": rounded(error(model, training)),
+        "validation_error": rounded(error(model, validation)),
         "seconds": round(model.card["run"]["seconds"], 1),
     }
-
-
-def prepared(preparation: Preparation, cases: Dataset) -> Prepared:
-    """Slices as a model sees them."""
-    return PreparedCache().prepare(cases, preparation, read_study, study_sha256)
 
 
 def error(model: Model, rows: Rows) -> float:
@@ -173,7 +172,7 @@ def error(model: Model, rows: Rows) -> float:
 
 def judged(model: Model, test: Dataset) -> float | None:
     """AUROC on the test, a look at its labels; None where it has not both classes."""
-    found = prepared(model.preparation, test)
+    found = PreparedCache().prepare(test, model.preparation, read_study, study_sha256)
     labels = [test[int(index)].label for index in np.unique(found.case)]
     if not {Label.NORMAL, Label.ABNORMAL} <= set(labels):
         return None

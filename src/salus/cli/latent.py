@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from salus.cli.common import bar, say, settings
+from salus.cli.common import bar, further, say, settings
 
 
 def latent(
@@ -13,6 +13,7 @@ def latent(
     out: Annotated[Path, typer.Option(help="Where the models, latent.csv, latent.json and latent.html go.")],
     detector: Annotated[str, typer.Argument(help="A method with a code: ae, vae, ra ...")] = "ae",
     dataset: Annotated[str, typer.Option(help="How DATA is laid out.")] = "folder",
+    also: Annotated[list[str] | None, typer.Option(help="READER:FOLDER to learn from, too; may be repeated.")] = None,
     preset: Annotated[str, typer.Option(help="paper, fast, tiny or another of the method.")] = "fast",
     sizes: Annotated[str, typer.Option(help="Entries of the code to try.")] = "1,2,4,8,16,32,64,128,256,512,1024",
     set_: Annotated[list[str] | None, typer.Option("--set", help="A setting, as hidden=512 or recipe.batch=8.")] = None,
@@ -33,13 +34,14 @@ def latent(
         tried = [int(size) for size in sizes.split(",")]
     except ValueError:
         raise ConfigError(f"--sizes takes whole numbers and commas, as 4,16,64; got '{sizes}'.") from None
+    more = further(also or [])
     with bar("training") as (progress, task):
 
         def shown(what: str, run: Run, total: int) -> None:
             progress.update(task, total=total, completed=run.epoch, note=what)
 
         about = study(
-            detector, data, out, dataset=dataset, preset=preset, sizes=tried, settings=settings(set_ or []),
+            detector, data, out, dataset=dataset, also=more, preset=preset, sizes=tried, settings=settings(set_ or []),
             epochs=epochs, seed=seed, device=device, on_epoch=shown,
         )  # fmt: skip
     lines = [f"{row['latent']:5d}  painted AUROC {row['painted_auroc']:.3f}, behind the best by {row['behind']:.3f} +- "

@@ -26,7 +26,7 @@ from salus.model import Calibration, Model, Precision, calibration_of, shortfall
 from salus.preprocess.cache import PreparedCache
 from salus.preprocess.preparation import Preparation
 from salus.training.further import LEARNED, Joined, further_sets
-from salus.training.latent import SIZES, UNDECIDED, chosen, painted, settings_of
+from salus.training.latent import SIZES, UNDECIDED, Painted, chosen, painted, settings_of
 from salus.training.loop import Images, Run, Stepper, fit, fit_score, half_precision, make_fabric
 from salus.training.plan import AUTO, Plan, refuse_another, resolved
 from salus.training.tracking import Tracker
@@ -112,10 +112,7 @@ def train(
     # What is not learned by descent gains nothing from less precision.
     fabric = make_fabric(device, "fp32" if precision == "auto" and not net.parts() else precision)
     used: Precision = "bf16" if half_precision(fabric) else "fp32"
-    sources = tuple(
-        {"dataset": name, "manifest_sha256": manifest(one)} for (name, _), one in zip(also, further, strict=True)
-    )
-    plan = replace(plan, dataset=dataset, manifest_sha256=manifest(cases), also=sources, precision=used)
+    plan = replace(plan, **sources(dataset, cases, also, further), precision=used)
     if begun:
         refuse_another(out, plan)
     if (out / "model.json").is_file():
@@ -242,8 +239,26 @@ class Gathered:
         """Cases that set the threshold."""
         return self.parts[0][Split.CALIBRATION]
 
+    def painted(self, seed: int) -> Painted:
+        """The first set's validation slices, bare and with lesions; see `salus.training.latent.painted`."""
+        held = self.parts[0][Split.VALIDATION]
+        return painted(PreparedCache().prepare(held, self.preparation, read_study, study_sha256), held, seed)
 
-def gathered(plan: Plan, cases: Dataset, further: Sequence[Dataset], on_image: Callable[[int, int], None]) -> Gathered:
+
+def sources(
+    dataset: str, cases: Dataset, also: Sequence[tuple[str, Path]], further: Sequence[Dataset]
+) -> dict[str, Any]:
+    """What a plan says of the data: `dataset`, `manifest_sha256` and `also`."""
+    more = [{"dataset": name, "manifest_sha256": manifest(one)} for (name, _), one in zip(also, further, strict=True)]
+    return {"dataset": dataset, "manifest_sha256": manifest(cases), "also": tuple(more)}
+
+
+def gathered(
+    plan: Plan,
+    cases: Dataset,
+    further: Sequence[Dataset],
+    on_image: Callable[[int, int], None] = lambda done, total: None,
+) -> Gathered:
     """Healthy cases of all sets, prepared alike.
 
     Raises:
@@ -278,10 +293,9 @@ def size_of_code(
     plan: Plan, found: Gathered, progress: Path, fabric: Fabric, on_epoch: Callable[[Run, int], None]
 ) -> tuple[int, list[dict[str, float]], float]:
     """What `latent=auto` takes, see `salus.training.latent.chosen`."""
-    held = found.parts[0][Split.VALIDATION]
-    pictures = painted(PreparedCache().prepare(held, found.preparation, read_study, study_sha256), held, plan.seed)
     place = progress / "latent"
     place.mkdir(exist_ok=True)
+    pictures = found.painted(plan.seed)
     return chosen(plan, found.training, found.validation, found.own, pictures, place, fabric, on_epoch)
 
 
