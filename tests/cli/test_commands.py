@@ -21,6 +21,7 @@ from salus.core import Result, Verdict
 from salus.core.errors import ImageError
 from salus.io.results import read_result, read_results
 from salus.model import Model
+from salus.nets.weights import PRETRAINED
 from tests.conftest import discs
 
 
@@ -571,6 +572,9 @@ def test_every_help_has_an_example(command, salus):
 
 def test_methods_and_datasets_are_listed(salus):
     assert all(name in salus("methods")[1] for name in ("ae", "ra", "pca", "mean-intensity"))
+    needs = {name: row["needs"] for name, row in json.loads(salus("methods", "--json")[1]).items()}
+    assert set(needs.values()) - {"-"} <= set(PRETRAINED)
+    assert (needs["ae-perceptual"], needs["mkd"], needs["ra"]) == ("alexnet-tv", "vgg16-tv", "-")
     page = salus("methods", "ra")[1]
     assert "reversed_weight = 0.005" in page
     assert "preset paper" in page

@@ -28,7 +28,9 @@ def methods(
         lines.append(f"{key:16} {row['family']:16} {parameters:>11} {seconds:>8}  {row['needs']:20} {row['paper']}")
     lines += [
         "",
-        f"At the preset fast; s/image: {rows[min(rows)]['measured']}. A name, as in salus methods ra, shows more.",
+        f"At the preset fast; s/image: {rows[min(rows)]['measured']}.",
+        "Needs: pretrained weights, of which salus weights list shows where they are. A name, as in salus methods ra, "
+        "shows more.",
     ]
     say(rows, as_json, "\n".join(lines))
 

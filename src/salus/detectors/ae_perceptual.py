@@ -31,6 +31,7 @@ class AEPerceptual(AE):
 
     Config = AEPerceptualConfig
     PAPER = "Shvetsova et al. 2021, arXiv:2006.13265"
+    NEEDS = "alexnet-tv"
     PRESETS: ClassVar[Mapping[str, Preset]] = {
         "paper": replace(
             AE.PRESETS["paper"],

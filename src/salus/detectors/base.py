@@ -131,7 +131,7 @@ class Detector(nn.Module, ABC):
     PRESETS: ClassVar[Mapping[str, Preset]]
     FAMILY: ClassVar[str]
     PAPER: ClassVar[str]
-    NEEDS: ClassVar[str] = ""  # id of the pretrained weights it cannot do without, as `salus weights list` has it
+    NEEDS: ClassVar[str] = ""  # id of the pretrained weights that `fast` cannot do without, of `salus weights list`
 
     config: Any  # an instance of Config; `config.size` is the side of the square input in pixels
 
