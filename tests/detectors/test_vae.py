@@ -233,6 +233,16 @@ def test_a_step_moves_the_price_towards_the_rate_by_at_most_a_hundredth():
         assert math.log(vae.beta_kl / 0.5) == pytest.approx(direction * 0.01, rel=1e-3)
 
 
+def test_all_processes_pay_the_same_price(monkeypatch):
+    """Here the other process's code is far above the rate, and so is their mean."""
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda value: value.add_(1e9))
+    vae = small(rate=1e6, beta_kl=0.5)
+    loss_of(vae, torch.rand(4, 1, 16, 16))
+    assert math.log(vae.beta_kl / 0.5) == pytest.approx(0.01, rel=1e-3)
+
+
 def test_a_price_is_kept_when_a_training_goes_on(tmp_path):
     def stop(run, epochs):
         if run.epoch == 2:

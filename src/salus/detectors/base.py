@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import torch
+import torch.distributed
 import torch.nn.functional as F
 from pydantic import Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass as checked_dataclass
@@ -296,3 +297,18 @@ def first_stage(name: str, part: str, stage: float) -> ConfigError:
         f"{name}: the {part} would not learn at all, it begins after {stage:g} of the training. Train for {epochs} "
         "epochs or more."
     )
+
+
+def of_all(value: Tensor) -> Tensor:
+    """The mean of a scalar over the processes of this training, detached: all must decide alike."""
+    value = value.detach().clone()
+    if several_processes():
+        torch.distributed.all_reduce(value)
+        value /= torch.distributed.get_world_size()
+    return value
+
+
+def several_processes() -> bool:
+    """Whether others train the same detector."""
+    there = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return there and torch.distributed.get_world_size() > 1

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from salus.core.errors import ConfigError
 from salus.core.machine import memory
-from salus.detectors.base import Detector, Recipe, Update
+from salus.detectors.base import Detector, Recipe, Update, several_processes
 from salus.nets.features import Features, TrunkName, shapes, widest
 from salus.scores.residual import gaussian
 
@@ -102,7 +102,7 @@ class FeatureDetector(Detector):
 
     @torch.no_grad()
     def training_step(self, x: Tensor, update: Update, progress: float) -> dict[str, Tensor]:
-        if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        if several_processes():
             raise ConfigError("A feature bank is collected in one process: train without torchrun.")
         with torch.autocast(x.device.type, enabled=False):
             return self.collect(x)

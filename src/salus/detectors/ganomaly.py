@@ -28,7 +28,9 @@ from salus.detectors.base import (
     fitting,
     inner,
     mean_squared,
+    of_all,
     outer,
+    several_processes,
 )
 from salus.scores.base import Score
 
@@ -161,20 +163,6 @@ class GANomaly(Restorer):
         if several_processes():
             for parameter in self.discriminator.parameters():
                 torch.distributed.broadcast(parameter.data, src=0)
-
-
-def of_all(value: Tensor) -> Tensor:
-    """The mean of a scalar over the processes of this training, detached: all must decide alike."""
-    value = value.detach().clone()
-    if several_processes():
-        torch.distributed.all_reduce(value)
-        value /= torch.distributed.get_world_size()
-    return value
-
-
-def several_processes() -> bool:
-    """Whether others train the same detector."""
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 class Encoder(nn.Module):

@@ -31,6 +31,7 @@ from salus.detectors.base import (
     first_stage,
     fitting,
     mean_squared,
+    several_processes,
 )
 from salus.scores.base import Score
 
@@ -185,7 +186,7 @@ class LTM(Restorer):
             return
         places = seen.movedim(1, -1).flatten(0, 2)
         fresh = places[torch.randperm(len(places))[: len(idle)]]
-        if torch.distributed.is_initialized():
+        if several_processes():
             torch.distributed.broadcast(fresh, 0)  # one codebook for all processes
         book.embedding.weight.data[idle] = book.ema_w[idle] = fresh
         book.ema_cluster_size[idle] = 1.0

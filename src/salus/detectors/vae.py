@@ -26,6 +26,7 @@ from salus.detectors.base import (
     Weight,
     fitting,
     inner,
+    of_all,
     outer,
 )
 from salus.detectors.variational import bound, draw, kl, squared
@@ -190,7 +191,7 @@ class VAE(Restorer):
         if self.config.rate is None:
             return told
         told["beta_kl"] = self.price.clone()
-        self.price *= torch.exp(GAIN * torch.log(told["kl"] / self.config.rate).clamp(-1, 1))
+        self.price *= torch.exp(GAIN * torch.log(of_all(told["kl"]) / self.config.rate).clamp(-1, 1))
         return told
 
 
