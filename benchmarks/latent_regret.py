@@ -20,12 +20,14 @@ from pathlib import Path
 import numpy as np
 
 from salus.benchmark.cells import Work
-from salus.benchmark.latent import error, others, prepared
+from salus.benchmark.latent import error, others
 from salus.benchmark.suite import read_suite
 from salus.core import Label, Split
 from salus.datasets import open_dataset
 from salus.datasets.protocol import split
+from salus.io import read_study, study_sha256
 from salus.model import Model
+from salus.preprocess.cache import PreparedCache
 from salus.training import make_fabric
 from salus.training.latent import chosen, look, painted, sights, smallest
 from salus.training.plan import resolved
@@ -71,7 +73,10 @@ def rules(
     models = [Model.load(f / "model" if (f / "model").is_dir() else f.parent / "model") for f in folders]
     healthy = split(open_dataset(reader, data)).only(label=Label.NORMAL)
     held = healthy.only(split=Split.VALIDATION)
-    validation = prepared(models[0].preparation, held)
+    learned = healthy.only(split=Split.TRAIN)
+    training, validation = (
+        PreparedCache().prepare(cases, models[0].preparation, read_study, study_sha256) for cases in (learned, held)
+    )
     pictures = painted(validation, held, seed)
     seen = sights([look(model.detector, pictures, model.precision) for model in models], pictures)
     errors = [error(model, validation.rows) for model in models]
@@ -79,17 +84,16 @@ def rules(
     painting = dict(zip(PAINTED, (sizes[smallest(seen)], sizes[best]), strict=True))
     if one is None:
         return {**painting, "least validation error": sizes[int(np.argmin(errors))]}
-    training = prepared(models[0].preparation, healthy.only(split=Split.TRAIN)).rows
     plan = replace(resolved("ae", "fast", {}, seed), score=dict(models[0].score))
     one.mkdir(parents=True, exist_ok=True)
     fabric = make_fabric("cpu", models[0].precision)
-    images = (training, validation.rows, validation.rows, pictures)
+    images = (training.rows, validation.rows, validation.rows, pictures)
     size, rows, _ = chosen(plan, *images, one, fabric, lambda *_: None, sizes)
     return {
         CHOSEN: size,
         BEST: min(rows, key=lambda row: row["behind"])["latent"],
         **painting,
-        **{other["rule"]: other["latent"] for other in others(sizes, errors, training.reshape(len(training), -1))},
+        **{other["rule"]: other["latent"] for other in others(sizes, errors, training.rows)},
         "16, always": 16,
     }
 

@@ -1,13 +1,17 @@
 """The docs keep up with the code."""
 
 import argparse
+import ast
 import dataclasses
+import importlib.util
 import re
 import sys
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
+from salus.cli import app
 from salus.datasets import DATASETS
 from salus.detectors import DETECTORS, detector_class
 from salus.scores import SCORES
@@ -59,12 +63,21 @@ def test_no_placeholder_is_left(page):
 
 def test_the_readme_names_every_command():
     readme = (ROOT / "README.md").read_text()
-    for command in ("demo", "plan", "train", "screen", "evaluate", "calibrate", "methods", "datasets", "weights"):
-        assert f"salus {command}" in readme
+    for command in get_command(app).commands:
+        assert f"salus {command}" in readme, command
 
 
 def test_the_changelog_has_unreleased_entries():
     assert re.search(r"## Unreleased\n\n### Added\n- ", (ROOT / "CHANGELOG.md").read_text())
+
+
+def test_what_the_benchmarks_import_is_there():
+    trees = [ast.parse(path.read_text()) for path in (ROOT / "benchmarks").glob("*.py")]
+    imports = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    ours = {(node.module, one.name) for node in imports if node.module.startswith("salus") for one in node.names}
+    assert len(ours) > 50
+    for module, name in ours:
+        assert hasattr(importlib.import_module(module), name) or importlib.util.find_spec(f"{module}.{name}"), name
 
 
 def test_each_method_s_page_has_its_rows_on_real_images(monkeypatch):

@@ -272,7 +272,6 @@ sys.path.insert(0, sys.argv[2])
 torch.set_num_threads(1)
 from tests.test_training import RECIPE, tiny
 from tests.conftest import discs
-from tests.dicom import dicom, saved, series
 from salus.training import fit, make_fabric
 from safetensors.torch import save_file
 fabric = make_fabric("cpu", "fp32")

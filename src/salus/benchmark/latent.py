@@ -130,7 +130,7 @@ def latent(
         "flat_from": {key: flat_from(tried, [row[key] for row in rows]) for key in ("train_error", "validation_error")},
         "others": [
             {"rule": "painted lesions, every size trained", "value": each, "latent": each},
-            *others(tried, [row["validation_error"] for row in rows], training.reshape(len(training), -1)),
+            *others(tried, [row["validation_error"] for row in rows], training),
         ],
         "images": {"train": len(training), "validation": len(validation)},
         "painted": len(pictures.lesions),
@@ -188,6 +188,7 @@ def others(sizes: Sequence[int], errors: Sequence[float], training: Rows) -> lis
 
     A rule that finds no value, as a dimension of fewer than four different images, is left out.
     """
+    training = training.reshape(len(training), -1)
     estimates: dict[str, float] = {
         "least validation error": sizes[int(np.argmin(errors))],
         "elbow of the validation error": elbow(sizes, errors),
