@@ -1,4 +1,5 @@
 import math
+import re
 
 import pytest
 import torch
@@ -218,13 +219,17 @@ def test_a_patch_that_was_never_hidden_is_not_judged():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"size": 36}, "size must be a multiple of 8 from 16 on, not 36; 32 and 40 are the nearest"),
-        ({"size": 8}, r"with patches of 8 and a mask_ratio of 0\.75, size .* not 8; 16 is the nearest"),
+        ({"size": 40}, "'partition', size must be a multiple of 16, not 40; 32 and 48 are the nearest"),
+        ({"size": 36, "test_masks": "random"}, "multiple of 8 from 16 on, not 36; 32 and 40 are the nearest"),
+        ({"size": 8}, r"with patches of 8 and a mask_ratio of 0\.75 .* not 8; 16 is the nearest"),
         ({"heads": 3}, "3 heads cannot share a width of 16 evenly"),
         ({"decoder_heads": 5}, "5 heads cannot share a width of 8 evenly"),
-        ({"mask_ratio": 0.6}, "shows each of 16 patches once, but a mask_ratio of 0.6 shows 6 at a time"),
-        ({"mask_ratio": 0.8}, r"shows 3 at a time: take a ratio such as 0\.75"),
-        ({"mask_ratio": 0.95}, r"a mask_ratio of 0\.95, size .* from 40 on, not 32; 40 is the nearest"),
+        (
+            {"mask_ratio": 0.6},
+            r"'partition' .* 1 / \(1 - mask_ratio\) = 2\.5 images: take a ratio such as",
+        ),
+        ({"mask_ratio": 0.8}, r"must be a multiple of 40, not 32; 40 is the nearest"),
+        ({"mask_ratio": 0.95, "test_masks": "random"}, r"from 40 on, not 32; 40 is the nearest"),
         ({"width": 18}, "width"),
     ],
 )
@@ -235,3 +240,15 @@ def test_settings_that_do_not_fit_are_explained(settings, message):
 
 def test_a_ratio_without_a_partition_can_be_drawn():
     assert small(mask_ratio=0.85, test_masks="random").config.seen == 2
+
+
+@pytest.mark.parametrize("ratio", [0.5, 2 / 3, 0.75, 0.8, 8 / 9, 0.95])
+@pytest.mark.parametrize("masks", ["partition", "random"])
+def test_the_sizes_that_are_named_do_fit(ratio, masks):
+    with pytest.raises(ConfigError, match="nearest") as refused:
+        small(size=57, mask_ratio=ratio, test_masks=masks)
+    named = re.search(r"; ([\d and]+?) (?:is|are) the nearest", str(refused.value))
+    for size in map(int, named[1].split(" and ")):
+        mae = small(size=size, mask_ratio=ratio, test_masks=masks)
+        shown = torch.cat([order[: mae.config.seen] for order in mae.test_orders()])
+        assert masks == "random" or shown.sort().values.tolist() == list(range(mae.patches))

@@ -4,6 +4,7 @@ Written from He et al., "Masked Autoencoders Are Scalable Vision Learners", arXi
 authors of RA (arXiv:2401.10637) use it, described in docs/methods/mae.md.
 """
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping
 from typing import ClassVar, Literal
@@ -37,20 +38,23 @@ class MAEConfig:
     @model_validator(mode="after")
     def fits(self) -> "MAEConfig":
         """Patches tile the image, heads share the widths, and masks leave something to see and something to hide."""
-        seeing = math.ceil(math.sqrt(1 / (1 - self.mask_ratio)) - 1e-9)  # patches a side, so that one is seen
-        given = f"patches of {self.patch} and a mask_ratio of {self.mask_ratio:g}"
-        fitting(self.size, self.patch, self.patch * max(2, seeing), given)
+        shown = 1 / (1 - self.mask_ratio)  # so many patches there are for each one that is seen
+        given, side = f"patches of {self.patch} and a mask_ratio of {self.mask_ratio:g}", self.patch
+        if self.test_masks == "partition":
+            if abs(shown - round(shown)) > 1e-9:
+                raise ValueError(
+                    f"test_masks 'partition' shows each patch once, in 1 / (1 - mask_ratio) = {shown:.3g} images: take "
+                    "a ratio such as 0.75 or 0.5, or test_masks 'random'"
+                )
+            given += " and test_masks 'partition'"
+            side *= next(number for number in itertools.count(1) if number**2 % round(shown) == 0)
+        fitting(self.size, side, self.patch * max(2, math.ceil(math.sqrt(shown) - 1e-9)), given)
         for width, heads in ((self.width, self.heads), (self.decoder_width, self.decoder_heads)):
             if width % heads:
                 raise ValueError(f"{heads} heads cannot share a width of {width} evenly")
         patches = (self.size // self.patch) ** 2
         if not 0 < self.seen < patches:
             raise ValueError(f"of {patches} patches, a mask_ratio of {self.mask_ratio} leaves {self.seen} to see")
-        if self.test_masks == "partition" and patches % self.seen:
-            raise ValueError(
-                f"test_masks 'partition' shows each of {patches} patches once, but a mask_ratio of {self.mask_ratio} "
-                f"shows {self.seen} at a time: take a ratio such as 0.75 or 0.5, or test_masks 'random'"
-            )
         return self
 
     @property
