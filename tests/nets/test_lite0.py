@@ -127,7 +127,7 @@ def test_strides_end_where_the_taps_are():
     assert shapes("efficientnet_lite0", 224, end=True) == ((40, 28, 28), (112, 14, 14), (1280, 7, 7))
     assert shapes("vgg16", 64, end=False) == ((256, 16, 16), (512, 8, 8))
     assert shapes("alexnet", 128, end=False) == ((192, 15, 15), (256, 7, 7))
-    with pytest.raises(ValueError, match="too small for this trunk"):
+    with pytest.raises(ValueError, match="too few for this trunk"):
         shapes("alexnet", 16, end=False)
 
 

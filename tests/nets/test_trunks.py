@@ -55,8 +55,9 @@ def test_taps_can_be_the_pools():
 def test_says_so_when_an_image_is_too_small(name, least):
     trunk = build_trunk(name)
     trunk(torch.rand(1, 3, least, least))
-    with pytest.raises(ValueError, match="too small for this trunk"):
-        trunk(torch.rand(1, 3, least - 1, least - 1))
+    said = rf"{least - 1} x {least + 9} pixels are too few for this trunk, it takes {least} x {least}$"
+    with pytest.raises(ValueError, match=said):
+        trunk(torch.rand(1, 3, least - 1, least + 9))
 
 
 def test_weights_must_fit():

@@ -6,7 +6,9 @@ authors' repository. Layers are numbered as in torchvision's `features`, so that
 EfficientNet-Lite0 are in `salus.nets.lite0`.
 """
 
+import itertools
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any, Self
 
 import torch
@@ -50,7 +52,7 @@ class Trunk(Frozen):
         Raises:
             ValueError: `x` is too small for the stack's strides.
         """
-        seen = []
+        seen, shape = [], x.shape[2:]
         try:
             for number, layer in enumerate(self.features):
                 x = layer(x)
@@ -58,9 +60,18 @@ class Trunk(Frozen):
                     seen.append(x)
         except RuntimeError as error:
             if "too small" in str(error) or "greater than actual input size" in str(error):
-                raise ValueError(f"images are too small for this trunk: {error}") from error
+                least = next(side for side in itertools.count(1) if self.takes(side))
+                given = " x ".join(map(str, shape))
+                raise ValueError(f"{given} pixels are too few for this trunk, it takes {least} x {least}") from error
             raise
         return seen
+
+    def takes(self, side: int) -> bool:
+        """Whether square images of this side survive the strides."""
+        with torch.no_grad(), suppress(RuntimeError):
+            self.features(next(self.parameters()).new_zeros(1, 3, side, side))
+            return True
+        return False
 
     def fill(self, weights: Mapping[str, Tensor]) -> Self:
         """Take over the tensors named `features.N...`; those of layers left out and other names are ignored.
