@@ -320,7 +320,10 @@ def test_every_epoch_trains_in_training_mode_and_judges_in_evaluation_mode(tmp_p
     ("settings", "message"),
     [
         ({"recipe.batch": 1}, r"batch norm of this method needs two images a step or more: recipe.batch is 1"),
-        ({"size": 16, "score.name": "perceptual"}, r"score .* at 16 pixels: images are too small for this trunk"),
+        (
+            {"size": 16, "score.name": "perceptual"},
+            r"score .* 16 x 16 pixels are too few for this trunk, it takes 31 x 31",
+        ),
         ({"score.name": "gradient", "score.of": "kl"}, r"needs a method with a kl term"),
     ],
 )
@@ -346,3 +349,55 @@ def test_a_training_that_blows_up_on_its_last_step_is_an_error(tmp_path, disc_fo
         train("ae", disc_folder, tmp_path / "model", preset="tiny", settings=settings, epochs=1)
     with pytest.raises(TrainingError):  # nothing was begun that would have to be removed first
         train("ae", disc_folder, tmp_path / "model", preset="tiny", settings=settings, epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "diverged"),
+    [
+        (0.5, 9e5, False),
+        (0.5, 2e6, True),
+        (-5e3, -4e9, False),
+        (-5e3, 6e9, True),
+        (5e12, 1.0, False),
+        (np.nan, 1.0, True),
+        (np.inf, 1.0, True),
+    ],
+)
+def test_a_loss_has_diverged_at_a_million_times_the_first_one(first, then, diverged):
+    detector = tiny()
+    stepper = Stepper(make_fabric("cpu", "fp32"), detector, replace(RECIPE, learning_rate=1e-9))
+
+    def steps():
+        for loss in (first, then):
+            stepper("autoencoder", sum(p.sum() for p in stepper.parts["autoencoder"]) * 0 + loss)
+
+    if diverged:
+        with pytest.raises(TrainingError, match="the loss of autoencoder is"):
+            steps()
+    else:
+        steps()
+
+
+def test_a_useless_model_of_a_far_too_high_rate_is_an_error(tmp_path, disc_folder):
+    with pytest.raises(TrainingError, match=r"begin anew in another --out with a lower recipe\.learning_rate"):
+        train("dae", disc_folder, tmp_path / "m", preset="tiny", settings={"recipe.learning_rate": 30.0}, epochs=3)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "match"),
+    [
+        ("pca", {"components": 8}, "8 components give any of 8 images back as it is. Set components lower"),
+        ("knn", {"neighbours": 9}, "looks for 9 neighbours, but keeps 8 of 15 healthy images. Set neighbours lower"),
+        ("padim", {}, "two healthy training images or more"),
+    ],
+)
+def test_images_that_an_incomplete_batch_drops_do_not_count(method, settings, match):
+    kind = detector_class(method)
+    preset = kind.PRESETS["tiny"]
+    net = build(method, {**preset.settings, **settings}, preset.score)
+    recipe = replace(preset.recipe, batch=1 if method == "padim" else 8)
+    with pytest.raises(ConfigError, match=match):
+        net.check(recipe, images=1 if method == "padim" else 15, validation=2)
+    assert [recipe.used(count) for count in (7, 8, 9, 15, 16)] == (
+        [7, 8, 8, 8, 16] if method != "padim" else [7, 8, 9, 15, 16]
+    )

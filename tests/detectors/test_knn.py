@@ -102,7 +102,7 @@ def test_of_more_images_than_fit_each_is_kept_with_the_same_chance():
 
 
 def test_fewer_images_than_neighbours_is_an_error():
-    with pytest.raises(ConfigError, match=r"looks for 5 neighbours, but has 3 healthy images\. Set neighbours"):
+    with pytest.raises(ConfigError, match=r"looks for 5 neighbours, but keeps 2 of 3 healthy images\. Set"):
         small(neighbours=5).check(Recipe(epochs=1, batch=2, learning_rate=1.0), images=3, validation=1)
 
 

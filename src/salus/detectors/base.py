@@ -114,6 +114,10 @@ class Recipe:
         """The recipe as `part` sees it."""
         return replace(self, parts={}, **self.parts.get(part, {}))
 
+    def used(self, images: int) -> int:
+        """How many of so many images an epoch shows."""
+        return images // self.batch * self.batch or images
+
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:

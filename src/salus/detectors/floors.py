@@ -96,9 +96,9 @@ class PCA(Restorer):
 
     def check(self, recipe: Recipe, images: int, validation: int) -> None:
         super().check(recipe, images, validation)
-        if self.config.components >= images:
+        if self.config.components >= (used := recipe.used(images)):
             raise ConfigError(
-                f"{self.config.components} components give any of {images} images back as it is. Set components lower."
+                f"{self.config.components} components give any of {used} images back as it is. Set components lower."
             )
 
     def training_step(self, x: Tensor, update: Update, progress: float) -> dict[str, Tensor]:

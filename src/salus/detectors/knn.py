@@ -128,8 +128,8 @@ class KNN(FeatureDetector):
 
     def check(self, recipe: Recipe, images: int, validation: int) -> None:
         super().check(recipe, images, validation)
-        if (used := min(images, self.config.images)) < self.config.neighbours:
+        if (used := min(recipe.used(images), self.config.images)) < self.config.neighbours:
             raise ConfigError(
-                f"knn looks for {self.config.neighbours} neighbours, but has {used} healthy images. "
-                "Set neighbours lower."
+                f"knn looks for {self.config.neighbours} neighbours, but keeps {used} of {images} healthy images. Set "
+                "neighbours lower."
             )

@@ -125,7 +125,7 @@ class PatchCore(FeatureDetector):
 
     def check(self, recipe: Recipe, images: int, validation: int) -> None:
         super().check(recipe, images, validation)
-        used = images // recipe.batch * recipe.batch or images  # an incomplete last batch is dropped
+        used = recipe.used(images)
         if (patches := used * self.config.patches) < self.config.bank:
             raise ConfigError(
                 f"the bank holds {self.config.bank} patches, but {used} healthy images give {patches}. "

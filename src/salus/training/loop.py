@@ -32,7 +32,8 @@ from salus.detectors import Detector, Recipe, Restorer
 from salus.io.files import write_whole
 from salus.model import Precision, device_of, learned
 
-DIVERGED = 1e9  # no loss of images in [0, 1] comes near it, whatever is summed
+BLOWN_UP = 1e6  # times a part's first loss, or times 1 where that is less: what no training comes back from
+BLOWN_UP_AFTER = 1e9  # of the error after an epoch: young running statistics can be off by millions and come right
 
 
 def cure(recipe: Recipe) -> str:
@@ -71,6 +72,7 @@ class Stepper:
             if name not in self.parts:
                 raise ConfigError(f"recipe.parts: there is no part '{name}'.{did_you_mean(name, self.parts)}")
         self.optimisers = {name: optimiser(p, recipe.of(name)) for name, p in self.parts.items()}
+        self.first: dict[str, float] = {}  # loss of each part, without its sign
 
     def at(self, step: int, steps: int) -> None:
         """Set the learning rates for a step, counted from 0, of `steps` in all."""
@@ -83,8 +85,9 @@ class Stepper:
         names = (part,) if isinstance(part, str) else part
         parameters = [p for name in names for p in self.parts[name]]
         # A loss that is not a number would poison the weights: look before stepping.
-        if not bool(loss.abs() < DIVERGED):
-            raise TrainingError(f"the loss of {'+'.join(names)} is {loss.item():g}")
+        together, value = "+".join(names), loss.item()
+        if not abs(value) < BLOWN_UP * max(1.0, self.first.setdefault(together, abs(value))):
+            raise TrainingError(f"the loss of {together} is {value:g}")
         gradients = torch.autograd.grad(loss, parameters, retain_graph=keep_graph)
         if self.fabric.world_size > 1:
             flat = torch.cat([g.reshape(-1) for g in gradients])
@@ -182,7 +185,7 @@ def fit(
         logged = one_epoch(detector, recipe, training, progress, seed, stepper, run, average)
         run.epoch += 1
         loss = validation_loss(detector, average, validation, recipe, fabric)
-        if not abs(loss) < DIVERGED:
+        if not abs(loss) < BLOWN_UP_AFTER:
             said = f"the error on healthy validation images is {loss:g}"
             raise TrainingError(f"Epoch {run.epoch}: {said}. {cure(recipe)}")
         if run.epoch > recipe.select_after * recipe.epochs and loss < run.best:
