@@ -335,6 +335,23 @@ def test_what_could_only_fail_after_training_is_refused_before_and_leaves_nothin
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.parametrize(
+    ("method", "settings", "large"),
+    [
+        ("ltm", {"codes": 10**9}, r"transformer\.token_embeddings\.weight, 1000000001 x 32"),
+        ("pca", {"size": 16384, "components": 10000}, "basis, 10000 x 268435456"),
+        ("mem-ae", {"items": 3 * 10**8, "threshold": 0.0}, "memory, 300000000 x 8"),
+        ("ae", {"size": 2048, "hidden": 16384}, r"(en|de)coder\.\d+\.weight, .*"),
+        ("mean-intensity", {"size": 65536}, "its images of 65536 pixels, 16 in a batch"),
+    ],
+)
+def test_what_the_machine_cannot_hold_is_refused_before_it_is_built(method, settings, large, tmp_path, disc_folder):
+    said = rf"^{method} takes [\d.]+ GiB to train, .* Set to less what makes this so large: {large}\.$"
+    with pytest.raises(ConfigError, match=said):
+        train(method, disc_folder, tmp_path / "model", preset="tiny", settings=settings)
+    assert not (tmp_path / "model").exists()
+
+
 def test_a_zscore_needs_two_validation_images():
     score = {"name": "zscore"}
     with pytest.raises(ConfigError, match=r"score zscore-residual needs 2 healthy validation images or more"):

@@ -373,6 +373,7 @@ def test_a_gradient_score_gets_the_error_of_the_vqvae():
     [
         ({"size": 62}, "^ltm: size must be a multiple of 4 from 8 on, not 62; 60 and 64 are the nearest"),
         ({"heads": 3}, "3 heads do not divide a width of 16"),
+        ({"size": 4096}, r"masks of 1048576 tokens take \d+\.0 GiB, .* Lower size or depth"),
         ({"codes": 1}, "codes"),
         ({"stage": 1.0}, "stage"),
         ({"quantile": 0.0}, "quantile"),

@@ -29,6 +29,11 @@ def memory() -> float:
     return there
 
 
+def in_words(count: float) -> str:
+    """Bytes for people."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
 @cache
 def keep_freed_memory() -> None:
     """Let blocks of up to 32 MiB that this process frees stay with it, where the C library is glibc.

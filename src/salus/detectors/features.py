@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from salus.core.errors import ConfigError
-from salus.core.machine import memory
+from salus.core.machine import in_words, memory
 from salus.detectors.base import Detector, Recipe, Update, several_processes
 from salus.nets.features import Features, TrunkName, shapes, widest
 from salus.scores.residual import gaussian
@@ -121,11 +121,6 @@ class FeatureDetector(Detector):
         coarse = distances.reshape(-1, 1, height, width)
         fine = F.interpolate(coarse, size=(c.size, c.size), mode="bilinear", align_corners=False)
         return gaussian(fine, c.sigma * c.size / c.side)
-
-
-def in_words(count: float) -> str:
-    """Bytes for people."""
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
 def joined(layers: Sequence[Tensor], *, neighbourhood: int, mode: Literal["nearest", "bilinear"]) -> Tensor:

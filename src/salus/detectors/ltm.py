@@ -18,6 +18,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from salus.core.errors import ConfigError
+from salus.core.machine import in_words, memory
 from salus.detectors.base import (
     SMOOTHED,
     Channels,
@@ -66,6 +67,12 @@ class LTMConfig:
         fitting(self.size, SHRINK, 8)
         if self.width % self.heads:
             raise ValueError(f"{self.heads} heads do not divide a width of {self.width}")
+        tokens = (self.size // SHRINK) ** 2
+        if (masks := 4 * self.depth * tokens**2) > memory():  # MONAI draws one a block before it can be left out
+            raise ValueError(
+                f"the transformer's masks of {tokens} tokens take {in_words(masks)}, but this machine has "
+                f"{in_words(memory())} of memory. Lower size or depth"
+            )
         return self
 
 

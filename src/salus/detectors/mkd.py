@@ -173,13 +173,14 @@ class Discrepancy(Frozen):
         super().__init__()
         self.name = f"{'vgg16-random' if teacher == 'random' else teacher}-{localisation}"
         self.mse_weight = mse_weight
-        self.teacher = build_trunk("vgg16", taps=POOLS)
         if teacher == "random":
-            self.digest = digest_of(self.teacher.drawn(torch.Generator().manual_seed(SEED)).state_dict())
+            with torch.device("cpu"):  # also where only sizes are asked for: these weights have a digest
+                self.teacher = build_trunk("vgg16", taps=POOLS).drawn(torch.Generator().manual_seed(SEED))
+            self.digest = digest_of(self.teacher.state_dict())
         else:
             found = find(teacher)
             self.digest = digest_of(found)
-            self.teacher.fill(found)
+            self.teacher = build_trunk("vgg16", taps=POOLS).fill(found)
         self.freeze()
 
     def forward(self, taught: Sequence[Tensor], learnt: Sequence[Tensor]) -> Tensor:

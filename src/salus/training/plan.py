@@ -6,14 +6,17 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from pydantic import ValidationError
 
 from salus.core.errors import ConfigError, complaint, did_you_mean
-from salus.detectors import Recipe, build, detector_class
+from salus.core.machine import in_words, memory
+from salus.detectors import Detector, Recipe, build, detector_class
 from salus.model import Model
 from salus.preprocess.preparation import Preparation
 
 AUTO = "auto"  # a setting `latent` that healthy images choose, see `salus.training.latent`
+HELD = 4  # times what is learned: weights, gradients and two moments
 T = TypeVar("T")
 
 
@@ -61,7 +64,11 @@ def resolved(detector: str, preset: str, settings: Mapping[str, Any], seed: int)
     automatic = own.get("latent") == AUTO
     if automatic:
         del own["latent"]
-    config = build(detector, {**chosen.settings, **own}, {**score, **grouped["score"]}).config
+    recipe = checked(Recipe, "recipe", {**asdict(chosen.recipe), **grouped["recipe"]})
+    with torch.device("meta"):  # what has no numbers takes no memory
+        net = build(detector, {**chosen.settings, **own}, {**score, **grouped["score"]})
+    refuse_too_large(detector, net, recipe)
+    config = net.config
     if automatic and not isinstance(getattr(config, "latent", None), int):
         raise ConfigError(f"{detector} has no code whose size could be chosen; latent=auto is for such as ae, vae, ra.")
     if automatic and getattr(config, "code", "vector") == "spatial":
@@ -71,9 +78,31 @@ def resolved(detector: str, preset: str, settings: Mapping[str, Any], seed: int)
         preset=preset,
         settings=asdict(config) | ({"latent": AUTO} if automatic else {}),
         score={**score, **grouped["score"]},
-        recipe=checked(Recipe, "recipe", {**asdict(chosen.recipe), **grouped["recipe"]}),
+        recipe=recipe,
         preparation=asdict(checked(Preparation, "prepare", {**grouped["prepare"], "size": config.size})),
         seed=seed,
+    )
+
+
+def refuse_too_large(name: str, net: Detector, recipe: Recipe) -> None:
+    """Refuse before anything is built what cannot fit: weights with gradients and two moments, and images of a batch.
+
+    Raises:
+        ConfigError: says what is large.
+    """
+    tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+    bytes_of = {key: t.numel() * t.element_size() * (HELD if t.requires_grad else 1) for key, t in tensors.items()}
+    pictures = 4 * recipe.batch * net.config.size**2
+    needed = sum(bytes_of.values()) + pictures
+    if needed <= memory():
+        return
+    largest = max(bytes_of, key=lambda key: bytes_of[key], default="")
+    what = f"its images of {net.config.size} pixels, {recipe.batch} in a batch"
+    if largest and bytes_of[largest] > pictures:
+        what = f"{largest}, {' x '.join(map(str, tensors[largest].shape))}"
+    raise ConfigError(
+        f"{name} takes {in_words(needed)} to train, but this machine has {in_words(memory())} of memory. Set to less "
+        f"what makes this so large: {what}."
     )
 
 
