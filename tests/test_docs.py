@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import re
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,35 @@ def test_what_the_benchmarks_import_is_there():
     assert len(ours) > 50
     for module, name in ours:
         assert hasattr(importlib.import_module(module), name) or importlib.util.find_spec(f"{module}.{name}"), name
+
+
+def in_code(written: str) -> object:
+    """A default as pages write it: 0.5, `word`, on, off, (1, 2), (no, yes), (25/128, 50/128)."""
+    words = {"on": True, "yes": True, "off": False, "no": False, "none": None}
+    if written.startswith("("):
+        return tuple(in_code(one) for one in written[1:-1].split(", "))
+    if written in words:
+        return words[written]
+    if written.startswith("`"):
+        return written.strip("`")
+    return float(Fraction(written)) if "/" in written else ast.literal_eval(written)
+
+
+@pytest.mark.parametrize("method", sorted(DETECTORS.keys() - {"mean-intensity", "pca", "random-features"}))
+def test_the_defaults_on_a_method_s_page_are_those_of_the_code(method):
+    config = detector_class(method).Config()
+    page = (ROOT / "docs" / "methods" / f"{DETECTORS[method].split(':')[0].rpartition('.')[2]}.md").read_text()
+    rows = re.findall(r"^\| (`[^|]+`) \| ([^|]+) \|", page.split("| setting | default |")[1], re.MULTILINE)
+    compared = 0
+    for names, written in rows:
+        names, defaults = names.replace("`", "").split(", "), re.findall(r"\([^)]*\)|[^,\s]+", written)
+        if written.startswith("as "):
+            continue
+        one_for_all = defaults * len(names) if len(defaults) == 1 else defaults
+        for name, default in zip(names, one_for_all, strict=True):
+            assert in_code(default) == getattr(config, name), name
+            compared += 1
+    assert compared > 0
 
 
 def test_each_method_s_page_has_its_rows_on_real_images(monkeypatch):

@@ -251,6 +251,8 @@ def test_augmentation_moves_but_keeps_range_shape_and_brightness():
     assert moved.max() <= 1
     assert (moved - x).abs().mean() > 0.02
     assert moved.mean().item() == pytest.approx(x.mean().item(), rel=0.1)
+    levels = 255 * moved
+    assert (levels - levels.round()).abs().max() > 0.4, "pictures are not rounded to 8 bits on their way"
 
 
 def test_half_precision_learns_as_full_precision_does(tmp_path):

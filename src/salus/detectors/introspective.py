@@ -159,8 +159,9 @@ class Introspective(Restorer):
     def repelled(self, picture: Tensor, code: Code) -> Tensor:
         """Scalar: mean of exp(alpha * ELBO-) over the batch; ELBO- <= 0 weighs the KL by beta_neg."""
         c = self.config
-        bound = -(c.beta_rec * squared(picture, self.pictured(drawn(code))) + self.beta_neg * divergence(code))
-        return torch.exp(c.alpha * bound / picture[0].numel()).mean()
+        error = squared(picture, self.pictured(drawn(code)))
+        terms = bound(error, divergence(code), c.beta_rec, self.beta_neg)
+        return torch.exp(-c.alpha * (terms["rec"] + terms["kl"]) / picture[0].numel()).mean()
 
     def alike(self, code: Code, code_rec: Code) -> dict[str, tuple[float, Tensor]]:
         """What else the encoder minimises on an image and its restoration: (weight, scalar) by name."""
