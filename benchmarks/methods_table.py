@@ -196,7 +196,7 @@ def table(options: argparse.Namespace) -> None:
             if row["own"] and row["finding"] == "all":
                 own.setdefault(row["method"], []).append(row)
         for name, mine in sorted(own.items(), key=lambda item: -mean_of(item[1], "auroc")):
-            method, _, score = name.partition(" + ")
+            method, _, score = scored(name).partition(" + ")
             same = [row for row in rows if row["method"] == name]
             extra = [shown([r for r in same if r["finding"] == finding], "auroc") for finding in findings]
             cells = [
@@ -232,7 +232,7 @@ def by_score(options: argparse.Namespace) -> None:
         ):
             cells = [
                 SETS[data] + ("" if finding == "all" else f", {finding.partition('_')[0]}"),
-                name,
+                scored(name),
                 "-" if rows[0]["seed"] == "-" else str(len(rows)),
                 shown(rows, "auroc"),
                 f"{float(rows[0]['auroc_low']):.3f} to {float(rows[0]['auroc_high']):.3f}",
@@ -271,6 +271,11 @@ def pages() -> None:
 def module_of(method: str) -> str:
     """The module of `salus.detectors` it is in, which its page is called like."""
     return DETECTORS[method].split(":")[0].rpartition(".")[2]
+
+
+def scored(name: str) -> str:
+    """A row's name with its score; the PCA floor's is the plain residual."""
+    return f"{name} + residual" if name == "floor: pca" else name
 
 
 def linked(method: str) -> str:
