@@ -86,7 +86,8 @@ def test_map_and_score_depend_on_their_image_alone(learned):
     together = detections(learned, x)[:2]
     alone = [detections(learned, x[i : i + 1])[:2] for i in range(5)]
     for what, whole in enumerate(together):
-        np.testing.assert_allclose(np.concatenate([one[what] for one in alone]), whole, rtol=1e-4, atol=1e-5)
+        least = 1e-4 * whole.mean() if what == 0 else 0  # a map has pixels next to 0
+        np.testing.assert_allclose(np.concatenate([one[what] for one in alone]), whole, rtol=1e-4, atol=least)
         np.testing.assert_array_equal(detections(learned, x)[what], whole)  # nothing is drawn anew
 
 

@@ -44,8 +44,6 @@ WEIGHTS = "weights.safetensors"
 FALSE_ALARMS = 0.05  # share of healthy cases that may be flagged, unless said otherwise
 PREPARATION = TypeAdapter(Preparation)
 Precision = Literal["fp32", "bf16"]
-# Pixels that go through a network together: more leave a processor's cache, fewer leave a GPU idle.
-PIXELS_AT_ONCE = {"cpu": 2**17, "cuda": 2**21}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +213,7 @@ def detections(
     half = precision == "bf16"
     layout = torch.channels_last if half else torch.contiguous_format
     detector.to(memory_format=layout)  # type: ignore[call-overload]
-    batch = max(1, PIXELS_AT_ONCE[device.type] // rows[0].size)
+    batch = detector.at_once(device.type)
     seen = []
     with torch.autocast(device.type, torch.bfloat16, enabled=half):
         for start in range(0, len(rows), batch):

@@ -217,6 +217,10 @@ def test_a_batch_that_the_trunk_cannot_hold_is_refused_before_training(monkeypat
     with pytest.raises(ConfigError, match=r"^4 images of 1024 pixels .* 2\.0 GiB in vgg16, .* 1\.0 GiB .* Lower"):
         large.check(recipe, images=8, validation=1)
     large.check(recipe, images=2, validation=1)
+    assert large.at_once("cpu") == 1  # of 1024 pixels half a GiB each
+    with pytest.raises(ConfigError, match=r"^4 images"):  # validated by fours
+        large.check(recipe, images=2, validation=8)
+    assert small(size=64, enlarge=224).at_once("cpu") == 32
 
 
 # The floor.

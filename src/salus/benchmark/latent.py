@@ -37,7 +37,7 @@ from salus.screening import make_folder
 from salus.training import Run, gathered, make_fabric, sources, train
 from salus.training.further import further_sets
 from salus.training.latent import SIZES, UNDECIDED, Sight, chosen, look, sights, smallest
-from salus.training.plan import AUTO, resolved
+from salus.training.plan import AUTO, refuse_too_large, resolved
 
 FORMAT = 1
 NEIGHBOURS = (10, 20)  # of Levina and Bickel's estimate, which is their mean
@@ -91,6 +91,7 @@ def latent(
         raise ConfigError("latent is what is chosen here; say which sizes to try with --sizes.")
     given = {**(settings or {}), **({} if epochs is None else {"recipe.epochs": epochs})}
     plan = resolved(detector, preset, {**given, "latent": AUTO}, seed)
+    refuse_too_large(detector, {**plan.settings, "latent": tried[0]}, plan.score)
     cases = split(open_dataset(dataset, data))
     further = further_sets(also, dataset, cases)
     plan = replace(plan, **sources(dataset, cases, also, further))

@@ -29,6 +29,9 @@ Entries = Annotated[int, Field(gt=0, le=2**16)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
+# Pixels that go through a network together: more leave a processor's cache, fewer leave a GPU idle.
+PIXELS_AT_ONCE = {"cpu": 2**17, "cuda": 2**21}
+
 SMOOTHED: Mapping[str, Any] = {"name": "smoothed", "sigma": 2.0, "image": "top1"}  # of `fast`; docs/fast-preset.md
 
 
@@ -114,9 +117,10 @@ class Recipe:
         """The recipe as `part` sees it."""
         return replace(self, parts={}, **self.parts.get(part, {}))
 
-    def used(self, images: int) -> int:
+    def used(self, images: int, processes: int = 1) -> int:
         """How many of so many images an epoch shows."""
-        return images // self.batch * self.batch or images
+        together = self.batch * processes
+        return images // together * together or images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +169,11 @@ class Detector(nn.Module, ABC):
     def judged_by(self) -> str:
         """What tables name beside the method: where its map and its image score come from."""
         return ""
+
+    def at_once(self, device: str) -> int:
+        """How many images `detect` is best given together on a device of this type."""
+        pixels: int = self.config.size**2
+        return max(1, PIXELS_AT_ONCE[device] // pixels)
 
     def check(self, recipe: Recipe, images: int, validation: int) -> None:
         """Refuse before training what could only fail in it or after it; in evaluation mode afterwards.

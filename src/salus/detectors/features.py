@@ -86,6 +86,15 @@ class FeatureDetector(Detector):
     def collect(self, x: Tensor) -> dict[str, Tensor]:
         """Take in healthy images (B, 1, H, W); returns scalars to log."""
 
+    @property
+    def an_image(self) -> int:
+        """Bytes that the trunk's widest layer takes."""
+        return 4 * widest(self.config.trunk, self.config.side)
+
+    def at_once(self, device: str) -> int:
+        # By default the usual number; of large pictures as many as take half of the memory.
+        return max(1, int(min(super().at_once(device), memory() / 2 // self.an_image)))
+
     def parts(self) -> Mapping[str, Iterable[nn.Parameter]]:
         return {}
 
@@ -93,8 +102,8 @@ class FeatureDetector(Detector):
         super().check(recipe, images, validation)
         if complaint := self.config.too_large(COPIES):
             raise ConfigError(f"{complaint}.")
-        c, together = self.config, min(recipe.batch, images)
-        if (needed := 4 * together * widest(c.trunk, c.side)) > memory():
+        c, together = self.config, min(recipe.batch, max(images, validation))
+        if (needed := together * self.an_image) > memory():
             raise ConfigError(
                 f"{together} images of {c.side} pixels at a time take {in_words(needed)} in {c.trunk}, but this "
                 f"machine has {in_words(memory())} of memory. Lower recipe.batch, enlarge or size."

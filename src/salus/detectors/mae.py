@@ -43,8 +43,8 @@ class MAEConfig:
         if self.test_masks == "partition":
             if abs(shown - round(shown)) > 1e-9:
                 raise ValueError(
-                    f"test_masks 'partition' shows each patch once, in 1 / (1 - mask_ratio) = {shown:.3g} images: take "
-                    "a ratio such as 0.75 or 0.5, or test_masks 'random'"
+                    f"test_masks 'partition' shows each patch once, in 1 / (1 - mask_ratio) = {shown:.10g} images: "
+                    "take a ratio such as 0.75, 0.6666666667 or 0.5, or test_masks 'random'"
                 )
             given += " and test_masks 'partition'"
             side *= next(number for number in itertools.count(1) if number**2 % round(shown) == 0)

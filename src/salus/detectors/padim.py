@@ -124,7 +124,7 @@ class PaDiM(FeatureDetector):
 
     def check(self, recipe: Recipe, images: int, validation: int) -> None:
         super().check(recipe, images, validation)
-        if recipe.used(images) < 2:
+        if images < 2:
             raise ConfigError("padim measures how images vary: it needs two healthy training images or more.")
 
     def finish_training(self) -> None:

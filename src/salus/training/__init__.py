@@ -28,7 +28,7 @@ from salus.preprocess.preparation import Preparation
 from salus.training.further import LEARNED, Joined, further_sets
 from salus.training.latent import SIZES, UNDECIDED, Painted, chosen, painted, settings_of
 from salus.training.loop import Images, Run, Stepper, fit, fit_score, half_precision, make_fabric
-from salus.training.plan import AUTO, Plan, refuse_another, resolved
+from salus.training.plan import AUTO, Plan, refuse_another, refuse_too_large, resolved
 from salus.training.tracking import Tracker
 
 HEALTHY = (Split.TRAIN, Split.VALIDATION, Split.CALIBRATION)
@@ -107,8 +107,10 @@ def train(
         raise ConfigError(f"{out} holds a training already. Add --resume to go on with it, or choose another --out.")
     cases = split(open_dataset(dataset, data))
     further = further_sets(also, dataset, cases)
+    as_built = (plan.detector, settings_of(plan, SIZES[0]), plan.score)
+    refuse_too_large(*as_built)
     torch.manual_seed(seed)
-    net = build(plan.detector, settings_of(plan, SIZES[0]), plan.score)
+    net = build(*as_built)
     # What is not learned by descent gains nothing from less precision.
     fabric = make_fabric(device, "fp32" if precision == "auto" and not net.parts() else precision)
     used: Precision = "bf16" if half_precision(fabric) else "fp32"

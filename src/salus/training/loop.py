@@ -52,7 +52,7 @@ class Images(Protocol):
 
 @dataclass(kw_only=True)
 class Run:
-    """Where a training stands. `rows` is `train.csv`, one row an epoch."""
+    """Where a training stands. `rows` is `train.csv`, one row an epoch; `first` are losses of parts, see `Stepper`."""
 
     epoch: int = 0
     step: int = 0
@@ -60,10 +60,15 @@ class Run:
     best_epoch: int = 0
     seconds: float = 0.0
     rows: list[dict[str, float]] = field(default_factory=list)
+    first: dict[str, float] = field(default_factory=dict)
 
 
 class Stepper:
-    """The loop's side of `Update`: one optimiser a part."""
+    """The loop's side of `Update`: one optimiser a part.
+
+    Attributes:
+        first: the size of each part's first loss, which later ones are measured by.
+    """
 
     def __init__(self, fabric: Fabric, detector: Detector, recipe: Recipe) -> None:
         self.fabric, self.recipe = fabric, recipe
@@ -72,7 +77,7 @@ class Stepper:
             if name not in self.parts:
                 raise ConfigError(f"recipe.parts: there is no part '{name}'.{did_you_mean(name, self.parts)}")
         self.optimisers = {name: optimiser(p, recipe.of(name)) for name, p in self.parts.items()}
-        self.first: dict[str, float] = {}  # loss of each part, without its sign
+        self.first: dict[str, float] = {}
 
     def at(self, step: int, steps: int) -> None:
         """Set the learning rates for a step, counted from 0, of `steps` in all."""
@@ -167,7 +172,8 @@ def fit(
         fabric: device, precision and processes, from `make_fabric`.
 
     Raises:
-        TrainingError: a loss is NaN or infinite; the batch is saved in `progress/failed_batch.safetensors`.
+        TrainingError: a loss is no number or has blown up, see `BLOWN_UP`; the batch is saved as
+            `progress/failed_batch.safetensors`.
         StorageError: the disk is full; the last finished epoch is kept.
     """
     fabric.launch()
@@ -180,6 +186,7 @@ def fit(
     best: dict[str, Tensor] = {}
     if state_file.is_file():
         run, average, best = load_state(state_file, detector, stepper)
+    stepper.first = run.first
     while run.epoch < recipe.epochs and not out_of_patience(run, recipe):
         started = time.perf_counter()
         logged = one_epoch(detector, recipe, training, progress, seed, stepper, run, average)
@@ -280,8 +287,7 @@ def batches(images: Images, recipe: Recipe, seed: int, epoch: int, fabric: Fabri
     """One epoch in an order that only (seed, epoch) decide; each process takes its share of every batch."""
     order = np.random.default_rng([seed, epoch]).permutation(len(images))
     together = recipe.batch * fabric.world_size
-    usable = len(order) // together * together or len(order)
-    for start in range(0, usable, together):
+    for start in range(0, recipe.used(len(order), fabric.world_size), together):
         mine = order[start : start + together][fabric.global_rank :: fabric.world_size]
         # Sorted, so that a memory-mapped file is read forwards.
         yield torch.from_numpy(np.ascontiguousarray(images[np.sort(mine)])).to(fabric.device)

@@ -11,12 +11,12 @@ from pydantic import ValidationError
 
 from salus.core.errors import ConfigError, complaint, did_you_mean
 from salus.core.machine import in_words, memory
-from salus.detectors import Detector, Recipe, build, detector_class
+from salus.detectors import Recipe, build, detector_class
 from salus.model import Model
 from salus.preprocess.preparation import Preparation
 
 AUTO = "auto"  # a setting `latent` that healthy images choose, see `salus.training.latent`
-HELD = 4  # times what is learned: weights, gradients and two moments
+HELD = 3  # times what is learned, at the least: weights, gradients and a moment
 T = TypeVar("T")
 
 
@@ -64,11 +64,8 @@ def resolved(detector: str, preset: str, settings: Mapping[str, Any], seed: int)
     automatic = own.get("latent") == AUTO
     if automatic:
         del own["latent"]
-    recipe = checked(Recipe, "recipe", {**asdict(chosen.recipe), **grouped["recipe"]})
     with torch.device("meta"):  # what has no numbers takes no memory
-        net = build(detector, {**chosen.settings, **own}, {**score, **grouped["score"]})
-    refuse_too_large(detector, net, recipe)
-    config = net.config
+        config = build(detector, {**chosen.settings, **own}, {**score, **grouped["score"]}).config
     if automatic and not isinstance(getattr(config, "latent", None), int):
         raise ConfigError(f"{detector} has no code whose size could be chosen; latent=auto is for such as ae, vae, ra.")
     if automatic and getattr(config, "code", "vector") == "spatial":
@@ -78,31 +75,30 @@ def resolved(detector: str, preset: str, settings: Mapping[str, Any], seed: int)
         preset=preset,
         settings=asdict(config) | ({"latent": AUTO} if automatic else {}),
         score={**score, **grouped["score"]},
-        recipe=recipe,
+        recipe=checked(Recipe, "recipe", {**asdict(chosen.recipe), **grouped["recipe"]}),
         preparation=asdict(checked(Preparation, "prepare", {**grouped["prepare"], "size": config.size})),
         seed=seed,
     )
 
 
-def refuse_too_large(name: str, net: Detector, recipe: Recipe) -> None:
-    """Refuse before anything is built what cannot fit: weights with gradients and two moments, and images of a batch.
+def refuse_too_large(detector: str, settings: Mapping[str, Any], score: Mapping[str, Any]) -> None:
+    """Refuse what cannot fit before it is built, with gradients and a moment for what is learned.
 
     Raises:
         ConfigError: says what is large.
     """
+    with torch.device("meta"):
+        net = build(detector, settings, score)
     tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
-    bytes_of = {key: t.numel() * t.element_size() * (HELD if t.requires_grad else 1) for key, t in tensors.items()}
-    pictures = 4 * recipe.batch * net.config.size**2
-    needed = sum(bytes_of.values()) + pictures
-    if needed <= memory():
+    held = 1 if torch.cuda.is_available() else HELD  # gradients and moments may lie elsewhere
+    bytes_of = {key: t.numel() * t.element_size() * (held if t.requires_grad else 1) for key, t in tensors.items()}
+    if (needed := sum(bytes_of.values())) <= memory():
         return
-    largest = max(bytes_of, key=lambda key: bytes_of[key], default="")
-    what = f"its images of {net.config.size} pixels, {recipe.batch} in a batch"
-    if largest and bytes_of[largest] > pictures:
-        what = f"{largest}, {' x '.join(map(str, tensors[largest].shape))}"
+    largest = max(bytes_of, key=lambda name: bytes_of[name])
+    shape = " x ".join(map(str, tensors[largest].shape))
     raise ConfigError(
-        f"{name} takes {in_words(needed)} to train, but this machine has {in_words(memory())} of memory. Set to less "
-        f"what makes this so large: {what}."
+        f"{detector} takes {in_words(needed)} to train, but this machine has {in_words(memory())} of memory. Set "
+        f"to less what makes this so large: {largest}, {shape}."
     )
 
 
