@@ -152,7 +152,7 @@ def test_a_floor_that_is_a_method_has_one_line(disc_folder, tmp_path, in_this_pr
     methods = {
         "mean-intensity": {"preset": "tiny"},
         "pca": {"preset": "tiny"},  # of 12 components, so another than the floor
-        "forty": {"detector": "pca", "preset": "tiny", "set": {"components": 40}},
+        "forty": {"detector": "pca", "preset": "tiny", "set": {"components": 40, "recipe.batch": 48}},
     }
     scores = ["own", {"name": "squared"}]
     benchmark(written(tmp_path, methods=methods, scores=scores, seeds=[0]), tmp_path / "out", data=disc_folder)

@@ -143,7 +143,7 @@ def test_what_does_not_fit_is_refused(alex):
         LPIPS("alexnet", "linear")
     with pytest.raises(ValueError, match=r"got \(2, 1, 64, 64\) and \(1, 1, 64, 64\)"):
         alex(texture(2), texture(1))
-    with pytest.raises(ValueError, match="too small"):
+    with pytest.raises(ValueError, match="too few for this trunk"):
         alex(torch.rand(1, 1, 16, 16), torch.rand(1, 1, 16, 16))
 
 
