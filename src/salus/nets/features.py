@@ -73,7 +73,7 @@ def taps(trunk: TrunkName, *, end: bool) -> tuple[int, ...]:
 def widest(trunk: TrunkName, side: int) -> int:
     """Numbers that one layer takes and gives for an image of `side` pixels, the layer with the most; computes none.
 
-    So much memory, four bytes each, a batch of such images takes, times their number (measured: .6 to 1.2 of it).
+    So much memory, four bytes each, an image of a batch takes, roughly.
     """
     most = 0
 
