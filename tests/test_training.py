@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from salus.core.errors import ConfigError, TrainingError
 from salus.detectors import Recipe, build, detector_class
 from salus.model import Model
-from salus.training import Stepper, fit, make_fabric, rescored, train
+from salus.training import Stepper, fit, loop, make_fabric, rescored, train
 from salus.training.loop import augmented, averaged, batches, mixed, rate
 from salus.training.plan import resolved
 from tests.conftest import discs
@@ -51,20 +51,35 @@ def test_seeds_of_steps_do_not_repeat():
     assert len(seeds) == 750
 
 
-def test_the_best_epoch_is_copied_not_referenced(tmp_path):
-    """With a rate that ruins the net after the first epochs, the kept weights are those of the best epoch."""
-    detector = tiny()
-    kept = {}
+def test_the_best_epoch_is_copied_not_referenced(tmp_path, monkeypatch):
+    """The training goes on for two epochs after the best one, and the kept weights are not those of the end."""
+    detector, after = tiny(), []
+    errors = iter([3.0, 1.0, 2.0, 4.0])
+    monkeypatch.setattr(loop, "validation_loss", lambda *_: next(errors))
 
     def remember(now, epochs):
-        if now.best_epoch == now.epoch:
-            kept.clear()
-            kept.update({k: v.clone() for k, v in detector.state_dict().items()})
+        after.append({k: v.clone() for k, v in detector.state_dict().items()})
 
-    finished = run(detector, replace(RECIPE, epochs=6, learning_rate=0.3), tmp_path / "p", on_epoch=remember)
-    assert finished.best == min(row["validation"] for row in finished.rows)
+    finished = run(detector, replace(RECIPE, epochs=4), tmp_path / "p", on_epoch=remember)
+    assert (finished.best, finished.best_epoch, finished.epoch) == (1.0, 2, 4)
     for key, value in detector.state_dict().items():
-        assert torch.equal(value, kept[key]), key
+        assert torch.equal(value, after[1][key]), key
+    assert not all(torch.equal(value, after[3][key]) for key, value in detector.state_dict().items())
+
+
+def test_every_step_of_a_training_has_the_rate_of_its_place(tmp_path, monkeypatch):
+    recipe, rates = replace(RECIPE, schedule="cosine", warm=0.2), []
+    stepped = torch.optim.Adam.step
+
+    def watched(self, *given):
+        rates.append(self.param_groups[0]["lr"])
+        return stepped(self, *given)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", watched)
+    run(tiny(), recipe, tmp_path / "p")
+    steps = 3 * 40 // 8
+    assert rates == pytest.approx([RECIPE.learning_rate * rate(recipe, step, steps) for step in range(steps)])
+    assert max(rates) > 10 * min(rates)
 
 
 def test_last_keeps_the_last_weights(tmp_path):
@@ -322,6 +337,10 @@ def test_every_epoch_trains_in_training_mode_and_judges_in_evaluation_mode(tmp_p
     ("settings", "message"),
     [
         ({"recipe.batch": 1}, r"batch norm of this method needs two images a step or more: recipe.batch is 1"),
+        (
+            {"recipe.batch": 1, "size": 16, "code": "spatial"},
+            r"batch norm of this method needs two images a step or more: recipe.batch is 1",
+        ),
         (
             {"size": 16, "score.name": "perceptual"},
             r"score .* 16 x 16 pixels are too few for this trunk, it takes 31 x 31",

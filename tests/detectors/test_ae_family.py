@@ -102,6 +102,13 @@ def test_shares_under_the_threshold_vanish_and_the_others_add_up_to_one():
     torch.testing.assert_close(shares, torch.tensor([[0.5, 0.3, 0.15, 0.0]]) / 0.95)
 
 
+def test_a_memory_needs_as_many_images_as_items():
+    detector = small("mem-ae", items=25)
+    detector.check(Recipe(epochs=1, batch=8, learning_rate=1e-3), 25, 4)
+    with pytest.raises(ConfigError, match=r"a memory of 25 items needs as many images, not 24\. Set items lower"):
+        detector.check(Recipe(epochs=1, batch=8, learning_rate=1e-3), 24, 4)
+
+
 def test_an_undecided_code_keeps_its_memory_with_25_items_but_not_with_2000():
     undecided = torch.full((1, 25), 1 / 25)
     torch.testing.assert_close(shrunk(undecided, 0.0025), undecided)

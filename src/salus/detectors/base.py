@@ -185,11 +185,22 @@ class Detector(nn.Module, ABC):
             ConfigError: says what to set.
         """
         self.eval()
-        if min(images, recipe.batch) < 2 and any(isinstance(m, nn.BatchNorm1d) for m in self.modules()):
+        if min(images, recipe.batch) < 2 and self.normalises_single_values():
             raise ConfigError(
                 f"The batch norm of this method needs two images a step or more: recipe.batch is {recipe.batch}, and "
                 f"there are {images} training images."
             )
+
+    def normalises_single_values(self) -> bool:
+        """Whether a batch norm that learns gets one value a channel of an image, so that one image has no spread."""
+        single: list[bool] = []
+        norms = [m for m in self.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) and m.weight.requires_grad]
+        hooks = [norm.register_forward_pre_hook(lambda _, x: single.append(x[0][0, 0].numel() == 1)) for norm in norms]
+        with torch.no_grad():
+            self.validation_loss(torch.zeros(1, 1, self.config.size, self.config.size))
+        for hook in hooks:
+            hook.remove()
+        return any(single)
 
     @abstractmethod
     def validation_loss(self, x: Tensor) -> Tensor:
