@@ -92,6 +92,13 @@ def test_other_weights_of_the_right_shape_are_refused(home, rounded):
         find("alexnet-tv", path)
 
 
+@pytest.mark.parametrize("id", ["vgg16-tv", "efficientnet_lite0"])
+def test_weights_of_another_network_are_said_to_be_that(home, rounded, id):
+    path = put(home / "mine.safetensors", rounded)
+    with pytest.raises(WeightsError, match=rf"not {id}: names or shapes .* not those of .* It is another network"):
+        find(id, path)
+
+
 def test_a_flipped_byte_is_noticed(home, rounded):
     path = put(home / "alexnet-tv.safetensors", rounded)
     data = bytearray(path.read_bytes())

