@@ -12,12 +12,9 @@ Bercea et al., arXiv:2401.10637, Table 1. A slice with a finding is the head its
 that its healthy twin is known. A phantom is not a patient: numbers from it say that code works, not that it helps.
 """
 
-import csv
-import json
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +22,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import binary_closing, distance_transform_edt, gaussian_filter, map_coordinates
 
-from salus.core.errors import ConfigError, LayoutError, StorageError, did_you_mean
+from salus.core.errors import ConfigError, did_you_mean
 from salus.datasets._anatomy import OWN_FOLDS, Anatomy, build, shell
 from salus.datasets._drawing import GRID, Field, Generator, blend, smooth_field, soft
+from salus.datasets._made import made, write_table
 
 FORMAT = 1  # of the folder; raise it whenever a seed's picture changes: an old folder is not mistaken for a new one
 FINDINGS: tuple[str, ...] = (
@@ -381,58 +379,20 @@ def write_phantom(
         )
     dials = {"size": float(size), "contrast": float(contrast), "own_folds": float(own_folds)}
     recorded = {"format": FORMAT, **settings, **dials}
-    if _holds(root, recorded):
-        return root
     # Says what is wrong before a folder is made.
     phantom_slice(seed, side=side, size=size, contrast=contrast, own_folds=own_folds)
-    part = root.parent / f".{root.name}.{os.getpid()}.part"
-    try:
-        part.mkdir(parents=True)
-        _fill(part, recorded)
-        if root.exists():
-            root.rmdir()  # empty, or `_holds` would have refused
-        part.rename(root)
-    except OSError as error:
-        raise StorageError(f"phantom: {root} could not be written: {error}") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return root
+    return made(root, "phantom", recorded, partial(_fill, recorded), {"own_folds": OWN_FOLDS})
 
 
-def _holds(root: Path, recorded: dict[str, float]) -> bool:
-    """Whether `root` is the finished data set; refuses a folder that is anything else and not empty."""
-    if not root.exists():
-        return False
-    if not root.is_dir():
-        raise LayoutError(f"phantom: {root} is a file where a folder is to be made. Choose another name.")
-    found = sorted(path.name for path in root.iterdir())
-    if not found:
-        return False
-    try:
-        made_with = {"own_folds": OWN_FOLDS, **json.loads((root / "phantom.json").read_text(encoding="utf-8"))}
-        with (root / "metadata.csv").open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        missing = [row["file"] for row in rows if not (root / row["file"]).is_file()]
-    except (OSError, ValueError, KeyError, TypeError):
-        made_with, missing = None, []
-    if made_with == recorded and not missing:
-        return True
-    what = f"it was made with {made_with}" if made_with else f"it holds: {', '.join(found[:8])}"
-    what = f"{len(missing)} of its pictures are missing, first {missing[0]}" if missing else what
-    raise LayoutError(
-        f"phantom: {root} is not the data set asked for ({recorded}): {what}. Choose another folder, or delete it."
-    )
-
-
-def _fill(root: Path, recorded: dict[str, float]) -> None:
+def _fill(recorded: dict[str, float], root: Path) -> None:
     side, dials = int(recorded["side"]), {name: recorded[name] for name in ("size", "contrast", "own_folds")}
     wanted = [("train/good", "", int(recorded["train"])), ("test/good", "", int(recorded["test_normal"]))]
     wanted += [(f"test/{finding}", finding, int(recorded["per_finding"])) for finding in FINDINGS]
     rows: list[list[object]] = []
     for folder, finding, count in wanted:
         truth = root / "ground_truth" / finding
-        for made in (root / folder, truth) if finding else (root / folder,):
-            made.mkdir(parents=True)
+        for place in (root / folder, truth) if finding else (root / folder,):
+            place.mkdir(parents=True)
         for number in range(count):
             head = int(recorded["seed"]) * HEADS_PER_SEED + len(rows)
             phantom = phantom_slice(head, side=side, finding=finding, **dials)
@@ -442,8 +402,4 @@ def _fill(root: Path, recorded: dict[str, float]) -> None:
                 Image.fromarray(phantom.mask.astype(np.uint8) * 255).save(truth / f"{number:04d}_mask.png")
             got = f"{phantom.size:.3f}", f"{phantom.contrast:.3f}", int(phantom.mask.sum())
             rows.append([file, f"phantom-{head:07d}", finding or "good", *got, head])
-    with (root / "metadata.csv").open("w", newline="", encoding="utf-8") as table:
-        writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(["file", "patient_id", "finding", "size", "contrast", "lesion_px", "seed"])
-        writer.writerows(rows)
-    (root / "phantom.json").write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")
+    write_table(root, ("file", "patient_id", "finding", "size", "contrast", "lesion_px", "seed"), rows)
