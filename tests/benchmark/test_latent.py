@@ -16,9 +16,10 @@ from salus.core import Case, Dataset
 from salus.core.errors import LayoutError
 from salus.detectors.ae import AEConfig
 from salus.preprocess.cache import Prepared
+from salus.preprocess.lesions import CONTRASTS
 from salus.scores import build_score
 from salus.training import train
-from salus.training.latent import CONTRASTS, ROUNDS, SIZES, Look, Ordered, Painted, Sight, painted, sights, smallest
+from salus.training.latent import ROUNDS, SIZES, Look, Ordered, Painted, Sight, painted, sights, smallest
 
 TINY = ("--preset", "tiny", "--epochs", "2")
 

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -71,10 +72,25 @@ def test_a_cell_is_a_method_a_data_set_and_a_seed_and_scores_share_it(tmp_path):
     assert list(same.scores_of("ae")) == ["own"], "what is a preset's own score is not there twice"
 
 
+def test_with_painted_lesions_the_labelled_test_stays_shut(disc_folder, tmp_path):
+    data = shutil.copytree(disc_folder, tmp_path / "data")
+    for file in data.glob("test/**/*.png"):
+        file.write_bytes(b"shut")
+    methods = {"ae": {"preset": "tiny", "set": {"recipe.epochs": 2}}}
+    suite = written(tmp_path, datasets={"discs": {"path": ".", "painted": True}}, methods=methods, seeds=[0])
+    _, reasons = benchmark(suite, tmp_path / "out", data=data)
+    assert not reasons
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert all(line["measures"]["auroc"] and line["measures"]["pixel_ap"] for line in summary["data"]["discs"])
+    assert summary["card"]["data"]["discs"]["reader"] == "painted"
+    assert set(summary["card"]["data"]["discs"]["test_findings"]) == {"bright", "dark"}
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"datasets": {}}, "datasets is empty"),
+        ({"datasets": {"heads": {"phantom": {"train": 20}, "painted": True}}}, "a phantom has findings of its own"),
         ({"methods": {"rra": {}}}, "methods.rra: .*Did you mean 'ra'"),
         ({"methods": {"ra": {"preste": "tiny"}}}, "there is no setting 'methods.ra.preste'"),
         ({"methods": {"ra": {"preset": "slow"}}}, "ra has no preset 'slow'"),

@@ -55,7 +55,7 @@ def data_of(suite: Suite, name: str, rows: Sequence[Row]) -> dict[str, Any]:
     cases, cards = rows[0].cases, [row.run["card"] for row in rows]
     findings = Counter(name for case in cases for name in {part for part in case["findings"].split("; ") if part})
     return {
-        "reader": suite.datasets[name].reader if suite.datasets[name].phantom is None else "phantom",
+        "reader": suite.datasets[name].made or suite.datasets[name].reader,
         "dataset": distinct(row.metrics["dataset"] for row in rows),
         "learned_cases": distinct(one["counts"] for one in cards),
         "of_which_also": distinct(one.get("also", []) for one in cards),

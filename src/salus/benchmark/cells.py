@@ -1,6 +1,6 @@
 """One cell of a benchmark: train, then screen and evaluate with each score.
 
-    OUT/data/<data>/                              phantoms, drawn
+    OUT/data/<data>/                              phantoms, and painted lesions
     OUT/cells/<data>/<method>/seed<n>/model/      a model folder
                                      /<score>/    model (with another score), results/, report/
                                      /cell.json   written last: what it cost, or why it failed, a line a score
@@ -24,6 +24,7 @@ from salus.benchmark.evaluate import evaluate
 from salus.benchmark.pairing import bare
 from salus.benchmark.suite import Cell, Suite
 from salus.core.errors import SalusError
+from salus.datasets.painted import write_painted
 from salus.datasets.phantom import write_phantom
 from salus.io.files import write_whole
 from salus.model import Model, detections
@@ -50,27 +51,30 @@ class Work:
     def source(self) -> tuple[Path, str]:
         """Folder and reader of the cell's data set."""
         entry = self.suite.datasets[self.cell.data]
-        return (
-            (self.data / entry.path, entry.reader)
-            if entry.phantom is None
-            else (drawn(self.out, self.cell.data), "phantom")
-        )
+        if entry.made:
+            return drawn(self.out, self.cell.data), entry.made
+        return self.data / entry.path, entry.reader
 
 
 def drawn(out: Path, name: str) -> Path:
-    """Where a phantom of the suite lies."""
+    """Where a phantom of the suite lies, or what was painted."""
     return out / "data" / name
 
 
-def draw(suite: Suite, out: Path) -> None:
-    """Draw the suite's phantoms; those that are there stay.
+def draw(suite: Suite, out: Path, data: Path) -> None:
+    """Draw the suite's phantoms and lesions; those that are there stay.
+
+    Args:
+        data: folder of the suite's data sets.
 
     Raises:
-        ConfigError, LayoutError, StorageError: see `write_phantom`.
+        ConfigError, LayoutError, StorageError: see `write_phantom` and `write_painted`.
     """
     for name, entry in suite.datasets.items():
         if entry.phantom is not None:
             write_phantom(drawn(out, name), **entry.phantom)  # type: ignore[arg-type]
+        elif entry.painted:
+            write_painted(drawn(out, name), data / entry.path, reader=entry.reader)
 
 
 def run(work: Work) -> None:

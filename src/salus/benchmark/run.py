@@ -73,9 +73,9 @@ def benchmark(
         raise ConfigError(f"need at least one worker, got {workers}.")
     begin(make_folder(out) / "suite.json", suite.stem, chosen)
     tracker(track, "", out)  # refused before anything is trained
-    draw(chosen, out)
-    threads = max(1, cores // workers)
     root = (data or suite.parent).absolute()
+    draw(chosen, out, root)
+    threads = max(1, cores // workers)
     watched = track if track is None or is_uri(track) else str(Path(track).absolute())
     left = [
         Work(suite=chosen, cell=cell, data=root, out=out.absolute(), threads=threads, track=watched)
@@ -101,7 +101,8 @@ def begin(path: Path, name: str, suite: Suite) -> None:
     mine = json.loads(json.dumps({"name": name, **asdict(suite)}))
     there = json.loads(path.read_bytes()) if path.is_file() else mine
     for data in there["datasets"].values():
-        data.setdefault("also", [])  # older suites know of no further sets
+        data.setdefault("also", [])  # older suites know of no further sets, and of no lesions
+        data.setdefault("painted", False)
     for group in ("datasets", "methods"):
         for entry in sorted(mine[group].keys() & there[group]):
             if mine[group][entry] != there[group][entry]:

@@ -4,6 +4,7 @@
       rsna: {reader: rsna, path: rsna}                       # path below --data
       brain: {reader: fastmri, path: fastmri, also: [{reader: ixi, path: ixi}]}   # learned from, too
       heads: {phantom: {train: 60, test_normal: 20}}         # drawn, settings of `write_phantom`
+  unlabelled: {path: rsna, reader: rsna, painted: true}  # held-out healthy people with lesions, in place of its test
     methods:
       ra: {}                                                 # the method's name, preset fast
       ae-4: {detector: ae, preset: paper, set: {latent: 4}}  # as `salus train ae --preset paper --set latent=4`
@@ -57,6 +58,7 @@ class Data:
         reader: a key of `DATASETS`.
         path: below the folder of all data sets.
         phantom: settings of `write_phantom`, in place of the two above.
+        painted: whether healthy people who are held out are the test, see `salus.datasets.painted`; its own stays shut.
         also: further data sets whose healthy cases are learned from, as `salus train --also`.
         prepare: how its images are prepared for every method, as `prepare.*` of `salus train`.
     """
@@ -64,8 +66,14 @@ class Data:
     reader: str = "folder"
     path: str = ""
     phantom: dict[str, int | float] | None = None
+    painted: bool = False
     also: tuple[Further, ...] = ()
     prepare: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def made(self) -> str:
+        """The reader of what the suite itself makes of it; empty where its cases are taken as they are."""
+        return "phantom" if self.phantom is not None else "painted" if self.painted else ""
 
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
@@ -193,6 +201,8 @@ def check(suite: Suite) -> None:
                 raise ConfigError(f"datasets.{name}.phantom: there is no setting '{key}'.{did_you_mean(key, DRAWN)}")
         if (data.phantom is None) == (data.path == ""):
             raise ConfigError(f"datasets.{name} needs a path below --data, or settings of a phantom.")
+        if data.phantom is not None and data.painted:
+            raise ConfigError(f"datasets.{name}: a phantom has findings of its own; leave painted out.")
     untrained: set[str] = set()
     for name, method in suite.methods.items():
         try:

@@ -5,7 +5,7 @@ uneven outline stretches. Its size says how many of the nearest pixels it takes.
 larger, has its whole area inside the foreground even at the edge, and is the same one at every contrast.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,10 @@ WAVES = (2, 3, 4)  # around the outline; an odd one among them, or it would be s
 WOBBLE = 0.2  # spread of the first wave, as a share of the radius; of the others less
 BRIGHTEST = 99  # percentile of the foreground that counts as the brightest tissue
 SPARE = 2  # the foreground is at least so many times as large as a lesion
+# Nobody knows how large, how sharp and how strong what is not healthy will be, so all are as likely.
+SHARES = (0.01, 0.5)  # of the foreground's area; their logarithms are uniform
+FADING = (0.0, 0.5)  # of a lesion's diameter, over which it fades
+CONTRASTS = (-0.5, -0.3, -0.2, -0.1, 0.1, 0.2, 0.3, 0.5)  # of the range of the image's intensities
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,9 +53,11 @@ class Lesion:
         nearest = np.partition(self.distance, [pixels - 1, pixels], axis=None)
         return float(nearest[pixels - 1 : pixels + 1].mean())
 
-    def painted(self, picture: Grey, diameter: float, added: float, fading: float = EDGE) -> Grey:
-        """`picture` with `added` on the lesion, clipped to [0, 1] as any image of the model is."""
-        return np.clip(picture + added * self.coverage(diameter, fading), 0, 1).astype(np.float32)
+    def painted(
+        self, picture: Grey, diameter: float, added: float, fading: float = EDGE, brightest: float = 1.0
+    ) -> Grey:
+        """`picture` with `added` on the lesion, clipped to [0, `brightest`]; a model's images end at 1."""
+        return np.clip(picture + added * self.coverage(diameter, fading), 0, brightest).astype(np.float32)
 
 
 def area(diameter: float) -> int:
@@ -113,3 +119,44 @@ def draw(inside: Mask, rng: np.random.Generator) -> tuple[Lesion, ...]:
         )
         made.append(Lesion(distance=np.where(inside, np.hypot(rows - y, columns - x) / radius, np.inf)))
     return tuple(made)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PaintedLesion:
+    """A picture with one lesion.
+
+    Attributes:
+        picture: (H, W).
+        mask: where at least half of the contrast was painted.
+        place: one of `PLACES`.
+        diameter: of the disc of the lesion's area, pixels.
+        contrast: what was painted, as a share of the image's range; negative is darker.
+        left: share of it that is left once the picture is clipped.
+    """
+
+    picture: Grey
+    mask: Mask
+    place: str
+    diameter: float
+    contrast: float
+    left: float
+
+
+def unknown(picture: Grey, inside: Mask, rng: np.random.Generator, brightest: float = 1.0) -> Iterator[PaintedLesion]:
+    """A lesion at each of `PLACES`, each on a picture of its own, of any size, sharpness and strength.
+
+    Args:
+        picture: (H, W) in [0, 1].
+        inside: its foreground, which has room.
+        brightest: value that no lesion exceeds.
+    """
+    full = intensity_range(picture, inside)
+    for place, lesion in zip(PLACES, draw(inside, rng), strict=True):
+        size = float(2 * np.sqrt(np.exp(rng.uniform(*np.log(SHARES))) * inside.sum() / np.pi))
+        contrast, fading = float(rng.choice(CONTRASTS)), size * rng.uniform(*FADING)
+        changed = lesion.painted(picture, size, contrast * full, fading, brightest)
+        asked = abs(contrast) * full * lesion.coverage(size, fading).sum()
+        yield PaintedLesion(
+            picture=changed, mask=lesion.mask(size), place=place, diameter=size, contrast=contrast,
+            left=float(np.abs(changed - picture).sum() / asked),
+        )  # fmt: skip

@@ -28,7 +28,7 @@ from salus.detectors.ae import AE, AEConfig
 from salus.metrics import resample, weighted_auroc
 from salus.model import Precision, detections
 from salus.preprocess.cache import Prepared
-from salus.preprocess.lesions import draw, foreground, has_room, intensity_range
+from salus.preprocess.lesions import PLACES, foreground, has_room, unknown
 from salus.scores.base import Score
 from salus.training.loop import Images, Run, fit, fit_score, half_precision
 from salus.training.plan import AUTO, Plan
@@ -36,11 +36,7 @@ from salus.training.plan import AUTO, Plan
 SIZES = tuple(2**power for power in range(11))  # entries of the code that are tried
 FEWEST = 5  # patients; the standard error of fewer says nothing
 ROUNDS = 4  # lesions at each place of each image
-# Nobody knows how large, how sharp and how strong what is not healthy will be, so all are as likely.
-SHARES = (0.01, 0.5)  # of the foreground's area; their logarithms are uniform
-FADING = (0.0, 0.5)  # of a lesion's diameter, over which it fades
 LEAST = 2.0  # pixels; the foreground has room for lesions of this diameter at every place
-CONTRASTS = (-0.5, -0.3, -0.2, -0.1, 0.1, 0.2, 0.3, 0.5)  # of the range of the image's intensities
 REPLICATES = 500
 UNDECIDED = (
     "No size of the code sees painted lesions better than the smallest by more than a standard error: too few "
@@ -120,17 +116,14 @@ def painted(prepared: Prepared, cases: Dataset, seed: int) -> Painted:
     """
     rng = np.random.default_rng([seed, 0])
     kept: list[int] = []
-    lesions, of = [], []
+    lesions: list[Rows] = []
+    of: list[int] = []
     for index, row in enumerate(prepared.rows):
         picture, inside = np.asarray(row[0]), foreground(row[0])
         if not has_room(inside, LEAST):
             continue
-        full = intensity_range(picture, inside)
-        for lesion in (one for _ in range(ROUNDS) for one in draw(inside, rng)):
-            size = 2 * np.sqrt(np.exp(rng.uniform(*np.log(SHARES))) * inside.sum() / np.pi)
-            contrast, fading = float(rng.choice(CONTRASTS)) * full, size * rng.uniform(*FADING)
-            lesions.append(lesion.painted(picture, size, contrast, fading))
-            of.append(len(kept))
+        lesions += [one.picture for _ in range(ROUNDS) for one in unknown(picture, inside, rng)]
+        of += [len(kept)] * (ROUNDS * len(PLACES))
         kept.append(index)
     patients = tuple(cases[int(prepared.case[index])].patient_id for index in kept)
     if len(set(patients)) < FEWEST:
