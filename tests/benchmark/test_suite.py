@@ -84,6 +84,33 @@ def test_with_painted_lesions_the_labelled_test_stays_shut(disc_folder, tmp_path
     assert all(line["measures"]["auroc"] and line["measures"]["pixel_ap"] for line in summary["data"]["discs"])
     assert summary["card"]["data"]["discs"]["reader"] == "painted"
     assert set(summary["card"]["data"]["discs"]["test_findings"]) == {"bright", "dark"}
+    assert summary["looks"] == {}
+    assert (tmp_path / "out" / "ledger.csv").read_text().count("\n") == 1
+
+
+def test_every_look_at_test_labels_is_in_the_ledger_also_of_what_is_no_longer_asked_for(done, disc_folder, tmp_path):
+    with (done / "ledger.csv").open(newline="") as file:
+        looks = list(csv.DictReader(file))
+    cells = [
+        (data, method, score, str(seed))
+        for data in ["discs"]
+        for method, scores in (
+            ("ae", ["own", "smoothed-sigma-1.5"]),
+            ("ae-4", ["own", "smoothed-sigma-1.5"]),
+            ("patchcore", ["own"]),
+        )
+        for seed in (0, 1)
+        for score in scores
+    ]
+    assert sorted((row["data"], row["method"], row["score"], row["seed"]) for row in looks) == sorted(cells)
+    assert len({row["test_sha256"] for row in looks}) == 1
+    assert all(row["evaluated"] for row in looks)
+    out = shutil.copytree(done, tmp_path / "out")
+    only = written(tmp_path, methods={"patchcore": SUITE["methods"]["patchcore"]})
+    benchmark(only, out, data=disc_folder)
+    assert (out / "ledger.csv").read_bytes() == (done / "ledger.csv").read_bytes()
+    assert json.loads((out / "summary.json").read_text())["looks"] == {"discs": len(cells)}
+    assert "10 evaluations, all of them in ledger.csv" in (out / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

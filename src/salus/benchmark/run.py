@@ -4,6 +4,7 @@ OUT/suite.json      what was compared, as it was understood
 OUT/data, cells     see `salus.benchmark.cells`
 OUT/results.csv     a row a data set, method, score and seed; the floors; why a row failed
 OUT/summary.json    the same over seeds, with intervals
+OUT/ledger.csv      every look at test labels, see `salus.benchmark.ledger`
 OUT/report.html     one file for people
 """
 

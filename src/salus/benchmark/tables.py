@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
@@ -21,6 +22,7 @@ from salus.benchmark.beside import beside
 from salus.benchmark.card import card
 from salus.benchmark.differences import differences
 from salus.benchmark.floors import SAME_MAP
+from salus.benchmark.ledger import ledger, looks
 from salus.benchmark.measures import DIGITS, REPLICATES
 from salus.benchmark.published import Number, published
 from salus.benchmark.rows import COSTS, MEASURES, Row, name_of, over_trainings, rows_of
@@ -45,7 +47,7 @@ FLOOR = "pca"  # the floor to beat, with the method's own map where it has one
 
 
 def write_tables(suite: Suite, name: str, out: Path, data: Path | None = None) -> tuple[Path, dict[str, str]]:
-    """Write results.csv, summary.json and report.html; the report's path, and why rows failed by their names.
+    """Write the tables; the report's path, and why rows failed by their names.
 
     Args:
         data: folder of the suite's data sets, for pictures of their cases; None shows those of drawn ones alone.
@@ -58,7 +60,9 @@ def write_tables(suite: Suite, name: str, out: Path, data: Path | None = None) -
 
     rows = list(rows_of(suite, out))
     write_whole(out / "results.csv", table(rows).encode())
-    summary = summarised(suite, name, rows)
+    seen = looks(out)
+    write_whole(out / "ledger.csv", ledger(seen).encode())
+    summary = summarised(suite, name, rows) | {"looks": dict(Counter(data for data, *_ in seen))}
     write_whole(out / "summary.json", (json.dumps(summary, indent=1, allow_nan=False) + "\n").encode())
     reasons = {f"{row.data}, {row.method}, {row.score}, seed {row.seed}": row.reason for row in rows if row.reason}
     galleries = {name: gallery(suite, name, rows, out, data) for name in suite.datasets}
