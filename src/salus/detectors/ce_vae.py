@@ -87,19 +87,23 @@ class CEVAE(VAE):
         if config.beta_ce == "auto":
             self.config = replace(self.config, beta_ce=self.config.beta_rec)
 
-    def losses(self, x: Tensor) -> dict[str, tuple[float, Tensor]]:
+    @property
+    def weights(self) -> dict[str, float]:
+        return super().weights | {"ce": self.config.beta_ce}
+
+    def losses(self, x: Tensor) -> dict[str, Tensor]:
         c = self.config
         # What has no weight is left out altogether: a pass would move the statistics of batch norms.
         losses = super().losses(x) if c.beta_rec or c.beta_kl else {}
         if c.beta_ce:
             mean, _ = self.encode(masked(x, c.rectangles, c.sides, c.fill))
-            losses["ce"] = (c.beta_ce, self.error(x, mean).mean())
+            losses["ce"] = self.error(x, mean).mean()
         return losses
 
     def terms(self, x: Tensor) -> dict[str, Tensor]:
         terms = super().terms(x)
         if self.config.beta_rec == 0:  # an image from which nothing is cut counts as the cut ones did
-            terms["rec"] = self.config.beta_ce * self.error(x, self.encode(x)[0])
+            terms["rec"] = self.weights["ce"] * self.error(x, self.encode(x)[0])
         return terms
 
 

@@ -29,7 +29,7 @@ from salus.detectors.base import (
     of_all,
     outer,
 )
-from salus.detectors.variational import bound, draw, kl, squared
+from salus.detectors.variational import draw, kl, squared
 from salus.nets.introspective import full
 from salus.scores.base import Score
 
@@ -169,25 +169,30 @@ class VAE(Restorer):
         """(B,) KL of the code from the prior, nats; `quirk_std`: of one whose log-deviation is its deviation."""
         return kl(mean, 2 * torch.exp(log_var / 2) if self.config.quirk_std else log_var)
 
-    def terms(self, x: Tensor) -> dict[str, Tensor]:
-        mean, log_var = self.encode(x)
-        c = self.config
-        return bound(self.error(x, mean), self.divergence(mean, log_var), c.beta_rec, self.beta_kl)
+    @property
+    def weights(self) -> dict[str, float]:
+        """What each of `losses` counts, by name."""
+        return {"rec": self.config.beta_rec, "kl": self.beta_kl}
 
-    def losses(self, x: Tensor) -> dict[str, tuple[float, Tensor]]:
-        """What is minimised, by name: its weight, and its mean over the images."""
+    def parted(self, x: Tensor, *, sampled: bool) -> dict[str, Tensor]:
+        """The two terms of -ELBO(x) by name, (B,) each, without their weights."""
         mean, log_var = self.encode(x)
-        z = draw(mean, log_var) if self.config.latent_train == "sample" else mean
-        return {
-            "rec": (self.config.beta_rec, self.error(x, z).mean()),
-            "kl": (self.beta_kl, self.divergence(mean, log_var).mean()),
-        }
+        z = draw(mean, log_var) if sampled else mean
+        return {"rec": self.error(x, z), "kl": self.divergence(mean, log_var)}
+
+    def terms(self, x: Tensor) -> dict[str, Tensor]:
+        return {name: self.weights[name] * value for name, value in self.parted(x, sampled=False).items()}
+
+    def losses(self, x: Tensor) -> dict[str, Tensor]:
+        """What is minimised, by name: means over the images, without their weights."""
+        parted = self.parted(x, sampled=self.config.latent_train == "sample")
+        return {name: value.mean() for name, value in parted.items()}
 
     def training_step(self, x: Tensor, update: Update, progress: float) -> dict[str, Tensor]:
-        losses = self.losses(x)
-        loss = self.config.scale * torch.stack([weight * value for weight, value in losses.values()]).sum()
+        losses, weights = self.losses(x), self.weights
+        loss = self.config.scale * torch.stack([weights[name] * value for name, value in losses.items()]).sum()
         update("autoencoder", loss)
-        told = {"loss": loss.detach(), **{name: value.detach() for name, (_, value) in losses.items()}}
+        told = {"loss": loss.detach(), **{name: value.detach() for name, value in losses.items()}}
         if self.config.rate is None:
             return told
         told["beta_kl"] = self.price.clone()

@@ -4,11 +4,6 @@ import torch
 from torch import Tensor
 
 
-def bound(error: Tensor, divergence: Tensor, beta_rec: float, beta_kl: float) -> dict[str, Tensor]:
-    """The two weighted terms of -ELBO(x) by name, (B,) each: what a variational autoencoder minimises."""
-    return {"rec": beta_rec * error, "kl": beta_kl * divergence}
-
-
 def draw(mean: Tensor, log_var: Tensor, noise: Tensor | None = None) -> Tensor:
     """(B, latent) sample of q(z | x) = N(mean, exp(log_var)), differentiable in both; from given `noise` if any."""
     return mean + torch.exp(log_var / 2) * (torch.randn_like(mean) if noise is None else noise)
