@@ -84,7 +84,7 @@ def test_with_painted_lesions_the_labelled_test_stays_shut(disc_folder, tmp_path
     assert all(line["measures"]["auroc"] and line["measures"]["pixel_ap"] for line in summary["data"]["discs"])
     assert summary["card"]["data"]["discs"]["reader"] == "painted"
     assert set(summary["card"]["data"]["discs"]["test_findings"]) == {"bright", "dark"}
-    assert summary["looks"] == {}
+    assert summary["card"]["data"]["discs"]["looks"] == 0
     assert (tmp_path / "out" / "ledger.csv").read_text().count("\n") == 1
 
 
@@ -109,8 +109,8 @@ def test_every_look_at_test_labels_is_in_the_ledger_also_of_what_is_no_longer_as
     only = written(tmp_path, methods={"patchcore": SUITE["methods"]["patchcore"]})
     benchmark(only, out, data=disc_folder)
     assert (out / "ledger.csv").read_bytes() == (done / "ledger.csv").read_bytes()
-    assert json.loads((out / "summary.json").read_text())["looks"] == {"discs": len(cells)}
-    assert "10 evaluations, all of them in ledger.csv" in (out / "report.html").read_text()
+    assert json.loads((out / "summary.json").read_text())["card"]["data"]["discs"]["looks"] == len(cells)
+    assert "10 evaluations, listed in ledger.csv" in (out / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -118,6 +118,7 @@ def test_every_look_at_test_labels_is_in_the_ledger_also_of_what_is_no_longer_as
     [
         ({"datasets": {}}, "datasets is empty"),
         ({"datasets": {"heads": {"phantom": {"train": 20}, "painted": True}}}, "a phantom has findings of its own"),
+        ({"datasets": {"x": {"path": "x", "painted": True, "also": [{"path": "y"}]}}}, "the people of one data set"),
         ({"methods": {"rra": {}}}, "methods.rra: .*Did you mean 'ra'"),
         ({"methods": {"ra": {"preste": "tiny"}}}, "there is no setting 'methods.ra.preste'"),
         ({"methods": {"ra": {"preset": "slow"}}}, "ra has no preset 'slow'"),
@@ -233,12 +234,20 @@ def test_a_suite_from_before_there_were_further_sets_goes_on_and_one_with_others
     path = tmp_path / "suite.json"
     begin(path, "discs", read_suite(written(tmp_path)))
     old = json.loads(path.read_text())
-    del old["datasets"]["discs"]["also"]
+    del old["datasets"]["discs"]["also"], old["datasets"]["discs"]["painted"]
     path.write_text(json.dumps(old))
     begin(path, "discs", read_suite(written(tmp_path)))
     other = {"discs": {"path": ".", "also": [{"path": "others"}]}}
     with pytest.raises(ConfigError, match=r"begun with another datasets\.discs"):
         begin(path, "discs", read_suite(written(tmp_path, datasets=other)))
+
+
+def test_a_name_keeps_its_meaning_while_a_suite_does_without_it(tmp_path):
+    path = tmp_path / "suite.json"
+    begin(path, "discs", read_suite(written(tmp_path)))
+    begin(path, "discs", read_suite(written(tmp_path, datasets={"other": {"path": "other"}})))
+    with pytest.raises(ConfigError, match=r"begun with another datasets\.discs"):
+        begin(path, "discs", read_suite(written(tmp_path, datasets={"discs": {"path": ".", "painted": True}})))
 
 
 @pytest.mark.usefixtures("numbers_only", "in_this_process")

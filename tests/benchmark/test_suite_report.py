@@ -357,7 +357,8 @@ def test_the_card_tells_what_the_cells_recorded(trained):
         trained(seed=1, cases=tested[::-1], **said),
     ]
     suite = Suite(datasets={"brain": Data(reader="fastmri", path="x")}, methods={"ra": Method()}, seeds=(0, 1))
-    made = card(suite, rows)
+    made = card(suite, rows, {card(suite, rows, {})["data"]["brain"]["test_sha256"][0]: 6, "of another test": 3})
+    assert made["data"]["brain"]["looks"] == 6
     assert made["used_test_labels"] == ["best_dice"]
     assert made["data"]["brain"]["of_which_also"] == [[{"dataset": "ixi", "counts": {"train": 3}}]]
     brain = made["data"]["brain"]
@@ -375,7 +376,7 @@ def test_the_card_tells_what_the_cells_recorded(trained):
     assert made["methods"]["ra"]["recipe"] == [{"epochs": 3}]
     assert made["evaluated"] == [], "cells of before did not write it down"
     days = [replace(row, evaluated=day) for row, day in zip(rows, ("2026-03-02", "2026-03-01"), strict=True)]
-    made = card(suite, days)
+    made = card(suite, days, {})
     assert made["evaluated"] == ["2026-03-01", "2026-03-02"]
     told = dict(card_of(made)["run"])
     assert told["Evaluated on"] == "2026-03-01 to 2026-03-02"

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from salus.core.errors import StorageError, WeightsError
 from salus.nets import weights
+from salus.nets.trunks import build_trunk
 from salus.nets.weights import PRETRAINED, digest_of, fetch, find, verify, where
 
 ALEX = PRETRAINED["alexnet-tv"]
@@ -97,6 +98,14 @@ def test_weights_of_another_network_are_said_to_be_that(home, rounded, id):
     path = put(home / "mine.safetensors", rounded)
     with pytest.raises(WeightsError, match=rf"not {id}: names or shapes .* not those of .* It is another network"):
         find(id, path)
+
+
+def test_another_training_of_the_right_network_is_not_called_another_network(home):
+    generator = torch.Generator().manual_seed(0)
+    state = build_trunk("efficientnet_lite0").drawn(generator).state_dict()
+    path = put(home / "mine.safetensors", {name: value for name, value in state.items() if "tracked" not in name})
+    with pytest.raises(WeightsError, match="It is damaged or another training"):
+        find("efficientnet_lite0", path)
 
 
 def test_a_flipped_byte_is_noticed(home, rounded):

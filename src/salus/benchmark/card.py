@@ -13,8 +13,12 @@ from salus.core import Label
 LABELS = (Label.NORMAL, Label.ABNORMAL)
 
 
-def card(suite: Suite, rows: Sequence[Row]) -> dict[str, Any]:
-    """`card` of summary.json; lists hold every value that occurs, so more than one where cells differ."""
+def card(suite: Suite, rows: Sequence[Row], looks: Mapping[str, int]) -> dict[str, Any]:
+    """`card` of summary.json; lists hold every value that occurs, so more than one where cells differ.
+
+    Args:
+        looks: how many evaluations there are of each test, by its SHA-256.
+    """
     done = [row for row in rows if row.folder is not None]
     return {
         "seeds": suite.seeds,
@@ -28,7 +32,9 @@ def card(suite: Suite, rows: Sequence[Row]) -> dict[str, Any]:
         "versions": distinct({"at": at, **versions} for row in done for at, versions in versions_of(row)),
         "used_test_labels": sorted({name for row in done for name in oracles(row.metrics)}),
         "data": {
-            name: data_of(suite, name, here) for name in suite.datasets if (here := [r for r in done if r.data == name])
+            name: data_of(suite, name, here, looks)
+            for name in suite.datasets
+            if (here := [row for row in done if row.data == name])
         },
         "methods": {
             name: method_of(here) for name in suite.methods if (here := [row for row in done if row.method == name])
@@ -50,9 +56,10 @@ def oracles(metrics: Any, name: str = "") -> Iterator[str]:
             yield from oracles(value, key)
 
 
-def data_of(suite: Suite, name: str, rows: Sequence[Row]) -> dict[str, Any]:
+def data_of(suite: Suite, name: str, rows: Sequence[Row], looks: Mapping[str, int]) -> dict[str, Any]:
     """A data set: who was learned from, who was tested, who was left out, and the thresholds that its cells set."""
     cases, cards = rows[0].cases, [row.run["card"] for row in rows]
+    tests = distinct(listed(row.cases) for row in rows)
     findings = Counter(name for case in cases for name in {part for part in case["findings"].split("; ") if part})
     return {
         "reader": suite.datasets[name].made or suite.datasets[name].reader,
@@ -67,7 +74,8 @@ def data_of(suite: Suite, name: str, rows: Sequence[Row]) -> dict[str, Any]:
             label: len({case["patient_id"] for case in cases if case["label"] == label}) for label in LABELS
         },
         "test_findings": dict(sorted(findings.items())),
-        "test_sha256": distinct(listed(row.cases) for row in rows),
+        "test_sha256": tests,
+        "looks": sum(looks.get(test, 0) for test in tests),
         "judged": distinct(row.metrics["counts"]["judged"] for row in rows),
         "preparation": distinct(row.run["preparation"] for row in rows),
         "notes": distinct(note for row in rows for note in row.metrics["notes"]),

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 
 from salus.benchmark.evaluate import evaluate
+from salus.benchmark.painting import write_painted
 from salus.benchmark.pairing import bare
 from salus.benchmark.suite import Cell, Suite
 from salus.core.errors import SalusError
-from salus.datasets.painted import write_painted
 from salus.datasets.phantom import write_phantom
 from salus.io.files import write_whole
 from salus.model import Model, detections

@@ -1,10 +1,10 @@
 """`salus benchmark`: every cell of a suite, then the tables of all.
 
-OUT/suite.json      what was compared, as it was understood
+OUT/suite.json      what was ever compared here, as it was understood
 OUT/data, cells     see `salus.benchmark.cells`
 OUT/results.csv     a row a data set, method, score and seed; the floors; why a row failed
 OUT/summary.json    the same over seeds, with intervals
-OUT/ledger.csv      every look at test labels, see `salus.benchmark.ledger`
+OUT/ledger.csv      looks at test labels, see `salus.benchmark.ledger`
 OUT/report.html     one file for people
 """
 
@@ -110,6 +110,7 @@ def begin(path: Path, name: str, suite: Suite) -> None:
                 raise ConfigError(
                     f"{path.parent} was begun with another {group}.{entry}. Give it another name or use another --out."
                 )
+        mine[group] = there[group] | mine[group]  # what it no longer names keeps its meaning
     write_whole(path, (json.dumps(mine, indent=1) + "\n").encode())
 
 

@@ -4,7 +4,7 @@
       rsna: {reader: rsna, path: rsna}                       # path below --data
       brain: {reader: fastmri, path: fastmri, also: [{reader: ixi, path: ixi}]}   # learned from, too
       heads: {phantom: {train: 60, test_normal: 20}}         # drawn, settings of `write_phantom`
-  unlabelled: {path: rsna, reader: rsna, painted: true}  # held-out healthy people with lesions, in place of its test
+      unlabelled: {reader: rsna, path: rsna, painted: true}  # judged by lesions on held-out healthy people
     methods:
       ra: {}                                                 # the method's name, preset fast
       ae-4: {detector: ae, preset: paper, set: {latent: 4}}  # as `salus train ae --preset paper --set latent=4`
@@ -203,6 +203,8 @@ def check(suite: Suite) -> None:
             raise ConfigError(f"datasets.{name} needs a path below --data, or settings of a phantom.")
         if data.phantom is not None and data.painted:
             raise ConfigError(f"datasets.{name}: a phantom has findings of its own; leave painted out.")
+        if data.also and data.painted:
+            raise ConfigError(f"datasets.{name}: a painted test knows the people of one data set; leave also out.")
     untrained: set[str] = set()
     for name, method in suite.methods.items():
         try:

@@ -50,7 +50,7 @@ def write_suite_report(path: Path, summary: Mapping[str, Any], galleries: Mappin
         ranks=summary["ranks"] and rank_plot(summary["ranks"]),
         sweeps=[{**one, "plots": sweep_plots(one)} for one in summary["sweeps"]],
         published=[printed(name, numbers, summary["beside"][name]) for name, numbers in summary["published"].items()],
-        card=card_of(summary["card"], summary["looks"]),
+        card=card_of(summary["card"]),
         failures=sum(bool(line["failed"]) for lines in entries.values() for line in lines),
     )
     write_whole(path, page.encode())
@@ -130,12 +130,8 @@ def curve(points: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, floa
     return [(one["latent"], one[key]["mean"], one[key]["seed_sd"]) for one in points if one[key] is not None]
 
 
-def card_of(card: Mapping[str, Any], looks: Mapping[str, int]) -> dict[str, Any]:
-    """The protocol card as terms and what is said of them.
-
-    Args:
-        looks: at the test labels of each data set that has any.
-    """
+def card_of(card: Mapping[str, Any]) -> dict[str, Any]:
+    """The protocol card as terms and what is said of them."""
     draws, oracles = card["intervals"], [NAMED[name] for name in card["used_test_labels"]]
     days = card["evaluated"]
     return {
@@ -147,13 +143,13 @@ def card_of(card: Mapping[str, Any], looks: Mapping[str, int]) -> dict[str, Any]
             ("Chosen by test labels", f"the threshold of {', '.join(oracles)}" if oracles else "nothing"),
             ("Versions", listing(card["versions"])),
         ],
-        "data": {name: data_lines(one, looks.get(name, 0)) for name, one in card["data"].items()},
+        "data": {name: data_lines(one) for name, one in card["data"].items()},
         "thresholds": {name: one["thresholds"] for name, one in card["data"].items()},
         "methods": {name: method_lines(one) for name, one in card["methods"].items()},
     }
 
 
-def data_lines(data: Mapping[str, Any], looks: int) -> list[tuple[str, str]]:
+def data_lines(data: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What the card says of a data set; a line that has nothing to say is not there."""
     cases, patients = data["test_cases"], data["test_patients"]
     tested = "; ".join(f"{cases[label]:,} {label} of {patients[label]:,} patients" for label in cases)
@@ -167,7 +163,7 @@ def data_lines(data: Mapping[str, Any], looks: int) -> list[tuple[str, str]]:
         ("Tested", f"{tested}; judged: {listing(data['judged'])}"),
         ("Cases by finding", told(data["test_findings"]).replace("_", " ")),
         ("Test list", f"SHA-256 {listing(data['test_sha256'])}"),
-        ("Looks at its labels", f"{looks:,} evaluations, all of them in ledger.csv" if looks else ""),
+        ("Looks at its labels", f"{data['looks']:,} evaluations, listed in ledger.csv" if data["looks"] else ""),
         ("Preparation", listing(data["preparation"])),
         ("Notes", " ".join(data["notes"])),
     ]

@@ -62,7 +62,7 @@ def write_tables(suite: Suite, name: str, out: Path, data: Path | None = None) -
     write_whole(out / "results.csv", table(rows).encode())
     seen = looks(out)
     write_whole(out / "ledger.csv", ledger(seen).encode())
-    summary = summarised(suite, name, rows) | {"looks": dict(Counter(data for data, *_ in seen))}
+    summary = summarised(suite, name, rows, Counter(test for _, test, *_ in seen))
     write_whole(out / "summary.json", (json.dumps(summary, indent=1, allow_nan=False) + "\n").encode())
     reasons = {f"{row.data}, {row.method}, {row.score}, seed {row.seed}": row.reason for row in rows if row.reason}
     galleries = {name: gallery(suite, name, rows, out, data) for name in suite.datasets}
@@ -86,8 +86,12 @@ def table(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def summarised(suite: Suite, name: str, rows: Sequence[Row]) -> dict[str, Any]:
-    """`summary.json`: of each data set its methods and floors over their seeds, best AUROC first; then the ranks."""
+def summarised(suite: Suite, name: str, rows: Sequence[Row], looks: Mapping[str, int]) -> dict[str, Any]:
+    """`summary.json`: of each data set its methods and floors over their seeds, best AUROC first; then the ranks.
+
+    Args:
+        looks: how many evaluations there are of each test, by its SHA-256.
+    """
     data, pairs = {}, {}
     papers = {table: published(table) for table in suite.published}
     for one in suite.datasets:
@@ -109,7 +113,7 @@ def summarised(suite: Suite, name: str, rows: Sequence[Row]) -> dict[str, Any]:
         "sweeps": sweeps(rows, papers),
         "published": {table: [number_of(number) for number in numbers] for table, numbers in papers.items()},
         "beside": {table: beside(table, numbers, rows) for table, numbers in papers.items()},
-        "card": card(suite, rows),
+        "card": card(suite, rows, looks),
     }
 
 

@@ -196,10 +196,12 @@ class Detector(nn.Module, ABC):
         single: list[bool] = []
         norms = [m for m in self.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) and m.weight.requires_grad]
         hooks = [norm.register_forward_pre_hook(lambda _, x: single.append(x[0][0, 0].numel() == 1)) for norm in norms]
-        with torch.no_grad():
-            self.validation_loss(torch.zeros(1, 1, self.config.size, self.config.size))
-        for hook in hooks:
-            hook.remove()
+        try:
+            with torch.no_grad():
+                self.validation_loss(torch.zeros(1, 1, self.config.size, self.config.size))
+        finally:
+            for hook in hooks:
+                hook.remove()
         return any(single)
 
     @abstractmethod

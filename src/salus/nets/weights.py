@@ -356,7 +356,7 @@ def check(entry: Pretrained, weights: Mapping[str, Tensor], source: str) -> None
     if found in (entry.digest, entry.rounded_digest):
         return
     with torch.device("meta"):
-        shapes = {name: value.shape for name, value in build_trunk(entry.trunk).state_dict().items()}
+        shapes = {name: value.shape for name, value in build_trunk(entry.trunk).state_dict().items() if value.ndim}
     alike = all(name in weights and weights[name].shape == shape for name, shape in shapes.items())
     said = (
         f"its tensors have digest {found[:16]}..., expected {entry.digest[:16]}... It is damaged or another training"

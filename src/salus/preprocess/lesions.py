@@ -23,6 +23,7 @@ WAVES = (2, 3, 4)  # around the outline; an odd one among them, or it would be s
 WOBBLE = 0.2  # spread of the first wave, as a share of the radius; of the others less
 BRIGHTEST = 99  # percentile of the foreground that counts as the brightest tissue
 SPARE = 2  # the foreground is at least so many times as large as a lesion
+LEAST = 2.0  # pixels; a foreground that is painted on has room for lesions of this diameter at every place
 # Nobody knows how large, how sharp and how strong what is not healthy will be, so all are as likely.
 SHARES = (0.01, 0.5)  # of the foreground's area; their logarithms are uniform
 FADING = (0.0, 0.5)  # of a lesion's diameter, over which it fades

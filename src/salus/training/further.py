@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from salus.core import Case, Dataset, Label, Split
-from salus.core.errors import ImageError, PatientInTwoSplitsError
+from salus.core.errors import ConfigError, ImageError, PatientInTwoSplitsError
 from salus.datasets import DATASETS, open_dataset
 from salus.datasets.protocol import split
 from salus.io import study_sha256
@@ -55,10 +55,12 @@ def further_sets(also: Sequence[tuple[str, Path]], dataset: str, cases: Dataset)
         cases: the data set the model is for, with its test.
 
     Raises:
-        ConfigError: no such reader.
+        ConfigError: no such reader, or a painted set among several.
         LayoutError: a folder is missing, empty or laid out otherwise, or has too few healthy people.
         PatientInTwoSplitsError: an image or a patient is in two of the sets.
     """
+    if also and "painted" in (dataset, *(reader for reader, _ in also)):
+        raise ConfigError("a painted test knows the people of one data set: learn from that one alone, without --also.")
     found = []
     known = people(dataset, cases) if also else {}
     for reader, path in also:

@@ -28,7 +28,7 @@ from salus.detectors.ae import AE, AEConfig
 from salus.metrics import resample, weighted_auroc
 from salus.model import Precision, detections
 from salus.preprocess.cache import Prepared
-from salus.preprocess.lesions import PLACES, foreground, has_room, unknown
+from salus.preprocess.lesions import LEAST, PLACES, foreground, has_room, unknown
 from salus.scores.base import Score
 from salus.training.loop import Images, Run, fit, fit_score, half_precision
 from salus.training.plan import AUTO, Plan
@@ -36,7 +36,6 @@ from salus.training.plan import AUTO, Plan
 SIZES = tuple(2**power for power in range(11))  # entries of the code that are tried
 FEWEST = 5  # patients; the standard error of fewer says nothing
 ROUNDS = 4  # lesions at each place of each image
-LEAST = 2.0  # pixels; the foreground has room for lesions of this diameter at every place
 REPLICATES = 500
 UNDECIDED = (
     "No size of the code sees painted lesions better than the smallest by more than a standard error: too few "
