@@ -73,6 +73,18 @@ def test_an_image_is_not_abnormal_against_itself(name):
     assert score(x, x).abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("name", sorted(set(SCORES) - {"gradient"}))
+def test_maps_are_not_stretched_to_a_range_of_their_own(name):
+    """What is lost more strongly has the higher map: a map divided by its own maximum would forget how strongly."""
+    x, _ = pair()
+    lost = torch.zeros_like(x)
+    lost[..., 20:32, 20:32] = 0.5
+    score = build_score(name)
+    score.sized(64)
+    weak, strong = (score(x, (x - share * lost).clamp(0, 1)) for share in (0.1, 1.0))
+    assert (strong.amax((1, 2, 3)) > 3 * weak.amax((1, 2, 3))).all()
+
+
 def test_lost_similarity_is_scikit_images_and_lies_where_it_was_lost():
     x, restored = pair()
     found = build_score("ssim")(x, restored)
