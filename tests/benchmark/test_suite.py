@@ -85,6 +85,7 @@ def test_with_painted_lesions_the_labelled_test_stays_shut(disc_folder, tmp_path
     assert summary["card"]["data"]["discs"]["reader"] == "painted"
     assert set(summary["card"]["data"]["discs"]["test_findings"]) == {"bright", "dark"}
     assert summary["card"]["data"]["discs"]["looks"] == 0
+    assert "Judged by lesions painted on healthy people" in (tmp_path / "out" / "report.html").read_text()
     assert (tmp_path / "out" / "ledger.csv").read_text().count("\n") == 1
 
 
@@ -111,6 +112,7 @@ def test_every_look_at_test_labels_is_in_the_ledger_also_of_what_is_no_longer_as
     assert (out / "ledger.csv").read_bytes() == (done / "ledger.csv").read_bytes()
     assert json.loads((out / "summary.json").read_text())["card"]["data"]["discs"]["looks"] == len(cells)
     assert "10 evaluations, listed in ledger.csv" in (out / "report.html").read_text()
+    assert "Judged by lesions painted" not in (out / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
