@@ -11,8 +11,8 @@ from PIL.Image import fromarray
 
 from salus.core import Case, Image
 from salus.core.errors import ImageError, LayoutError
+from salus.core.made import made, write_table
 from salus.datasets import open_dataset
-from salus.datasets.made import made, write_table
 from salus.datasets.painted import KIND, OF, held_out, who
 from salus.datasets.protocol import split
 from salus.io import read_study, study_sha256, write_image

@@ -23,9 +23,9 @@ from PIL import Image
 from scipy.ndimage import binary_closing, distance_transform_edt, gaussian_filter, map_coordinates
 
 from salus.core.errors import ConfigError, did_you_mean
+from salus.core.made import made, write_table
 from salus.datasets._anatomy import OWN_FOLDS, Anatomy, build, shell
 from salus.datasets._drawing import GRID, Field, Generator, blend, smooth_field, soft
-from salus.datasets.made import made, write_table
 
 FORMAT = 1  # of the folder; raise it whenever a seed's picture changes: an old folder is not mistaken for a new one
 FINDINGS: tuple[str, ...] = (
