@@ -46,6 +46,23 @@ def test_fewer_images_than_a_batch_are_one_batch():
     assert [len(x) for x in found] == [5]
 
 
+def test_a_recipe_that_counts_steps_takes_as_many_of_any_number_of_images(tmp_path):
+    recipe = replace(RECIPE, steps=21)
+    assert [recipe.for_images(n).epochs for n in (3, 40, 80, 1000)] == [21, 4, 2, 1]
+    assert recipe.for_images(40, processes=2).epochs == 10
+    assert RECIPE.for_images(40) == RECIPE
+    done = run(tiny(), recipe, tmp_path)  # 40 images, 5 steps an epoch
+    assert (done.epoch, done.step) == (4, 20)
+
+
+def test_who_says_epochs_means_epochs_though_the_preset_counts_steps(monkeypatch):
+    presets = detector_class("ae").PRESETS
+    counted = replace(presets["tiny"], recipe=replace(presets["tiny"].recipe, steps=50))
+    monkeypatch.setattr(detector_class("ae"), "PRESETS", {**presets, "tiny": counted})
+    assert resolved("ae", "tiny", {}, seed=0).recipe.steps == 50
+    assert resolved("ae", "tiny", {"recipe.epochs": 2}, seed=0).recipe.steps == 0
+
+
 def test_seeds_of_steps_do_not_repeat():
     seeds = {mixed(seed, step, rank) for seed in range(5) for step in range(50) for rank in range(3)}
     assert len(seeds) == 750

@@ -67,6 +67,8 @@ class Recipe:
 
     Attributes:
         epochs: passes over the training images.
+        steps: batches to learn from in all, in as many whole passes as come nearest, however many images there are;
+            0 where `epochs` says it.
         batch: images a step; an incomplete last batch is dropped, unless it is the only one.
         learning_rate: of the optimiser.
         optimiser: "adam", "amsgrad", "adamw" (decoupled decay) or "rmsprop" (which takes no betas).
@@ -84,6 +86,7 @@ class Recipe:
     """
 
     epochs: int = Field(ge=1)
+    steps: int = Field(default=0, ge=0)
     batch: int = Field(ge=1)
     learning_rate: float = Field(gt=0, le=1e30)  # more is no single-precision step
     optimiser: Literal["adam", "amsgrad", "adamw", "rmsprop"] = "adam"
@@ -116,6 +119,11 @@ class Recipe:
     def of(self, part: str) -> "Recipe":
         """The recipe as `part` sees it."""
         return replace(self, parts={}, **self.parts.get(part, {}))
+
+    def for_images(self, images: int, processes: int = 1) -> "Recipe":
+        """The same in epochs, of so many images."""
+        an_epoch = max(1, images // (self.batch * processes))
+        return replace(self, epochs=max(1, round(self.steps / an_epoch)), steps=0) if self.steps else self
 
     def used(self, images: int, processes: int = 1) -> int:
         """How many of so many images an epoch shows."""

@@ -98,9 +98,8 @@ def train(
     Raises:
         ConfigError, LayoutError, TrainingError, StorageError: see their messages. Nothing in `out` is lost.
     """
-    plan = resolved(
-        detector, preset, {**(settings or {}), **({} if epochs is None else {"recipe.epochs": epochs})}, seed
-    )
+    given = {} if epochs is None else {"recipe.epochs": epochs, "recipe.steps": 0}
+    plan = resolved(detector, preset, {**(settings or {}), **given}, seed)
     progress = out / "progress"
     begun = (out / "model.json").is_file() or any(progress.rglob("state.safetensors"))
     if begun and not resume:
@@ -120,7 +119,7 @@ def train(
     if (out / "model.json").is_file():
         return trained_before(out)
     found = gathered(plan, cases, further, on_image)
-    net.check(plan.recipe, len(found.training), len(found.own))
+    net.check(plan.recipe.for_images(len(found.training), fabric.world_size), len(found.training), len(found.own))
     make_progress(progress, plan)
     if few := shortfall(len({case.patient_id for case in found.calibration})):
         on_warning(f"Every study will be CANNOT_JUDGE: {few}")

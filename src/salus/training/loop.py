@@ -177,6 +177,7 @@ def fit(
         StorageError: the disk is full; the last finished epoch is kept.
     """
     fabric.launch()
+    recipe = recipe.for_images(len(training), fabric.world_size)
     state_file = progress / "state.safetensors"
     detector.to(fabric.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     stepper, run = Stepper(fabric, detector, recipe), Run()

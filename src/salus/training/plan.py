@@ -54,6 +54,8 @@ def resolved(detector: str, preset: str, settings: Mapping[str, Any], seed: int)
         if group not in grouped:
             raise ConfigError(f"There is no group of settings '{group}' ({path}).{did_you_mean(group, grouped)}")
         grouped[group][key] = settings[path]
+    if "epochs" in grouped["recipe"]:
+        grouped["recipe"].setdefault("steps", 0)  # who says epochs means them
     if "size" in grouped["prepare"]:
         raise ConfigError(f"prepare.size is {detector}'s own setting 'size': --set size={grouped['prepare']['size']}.")
     if seed < 0:
@@ -126,7 +128,8 @@ def refuse_another(out: Path, plan: Plan) -> None:
     there = (
         Model.load(out).card["plan"] if finished.is_file() else json.loads((out / "progress" / "plan.json").read_text())
     )
-    there = {"also": [], **there}  # older plans know of no further sets
+    # Older plans know of no further sets and count no steps.
+    there = {"also": [], **there, "recipe": {"steps": 0, **there["recipe"]}}
     mine = json.loads(json.dumps(asdict(plan)))
     if different := sorted(key for key in mine if there.get(key) != mine[key]):
         begun = ", ".join(map(called, different))
