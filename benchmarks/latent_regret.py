@@ -77,6 +77,7 @@ def rules(
     training, validation = (
         PreparedCache().prepare(cases, models[0].preparation, read_study, study_sha256) for cases in (learned, held)
     )
+    patients = [learned[int(index)].patient_id for index in training.case]
     pictures = painted(validation, held, seed)
     seen = sights([look(model.detector, pictures, model.precision) for model in models], pictures)
     errors = [error(model, validation.rows) for model in models]
@@ -93,7 +94,7 @@ def rules(
         CHOSEN: size,
         BEST: min(rows, key=lambda row: row["behind"])["latent"],
         **painting,
-        **{other["rule"]: other["latent"] for other in others(sizes, errors, training.rows)},
+        **{other["rule"]: other["latent"] for other in others(sizes, errors, training.rows, patients)},
         "16, always": 16,
     }
 

@@ -52,10 +52,23 @@ def test_copies_do_not_make_a_dimension():
     assert_allclose(two_nearest(np.concatenate([rows, rows])), two_nearest(rows), rtol=0.1)
 
 
+def test_slices_of_one_patient_do_not_make_a_dimension():
+    """Slices of a patient lie on a line, people on a plane."""
+    rng = np.random.default_rng(0)
+    people = rng.uniform(size=(300, 2)) @ rng.normal(size=(2, 16))
+    slices = people[:, None] + 1e-3 * rng.uniform(size=(300, 10, 1)) * rng.normal(size=16)
+    rows = slices.reshape(-1, 1, 4, 4)
+    patients = [str(n) for n in range(300) for _ in range(10)]
+    rules = {one["rule"]: one["value"] for one in others((1, 2, 4), (0.3, 0.1, 0.1), rows, patients)}
+    assert_allclose(rules["intrinsic dimension, TwoNN"], 2, rtol=0.15)
+    assert_allclose(two_nearest(rows.reshape(3000, -1)), 1, rtol=0.15)  # what it would be
+
+
 @pytest.mark.parametrize("different", [1, 3])
 def test_a_dimension_needs_four_different_images(different):
     rows = np.random.default_rng(0).random((different, 16)).astype(np.float32).repeat(10, axis=0)
-    rules = {one["rule"]: one["value"] for one in others((1, 2, 4), (0.3, 0.1, 0.1), rows)}
+    patients = [str(number) for number in range(len(rows))]
+    rules = {one["rule"]: one["value"] for one in others((1, 2, 4), (0.3, 0.1, 0.1), rows, patients)}
     assert not [rule for rule in rules if "dimension" in rule]
     assert rules["components for 95% of the variance"] == max(1, different - 1)
 

@@ -131,7 +131,7 @@ def latent(
         "flat_from": {key: flat_from(tried, [row[key] for row in rows]) for key in ("train_error", "validation_error")},
         "others": [
             {"rule": "painted lesions, every size trained", "value": each, "latent": each},
-            *others(tried, [row["validation_error"] for row in rows], training),
+            *others(tried, [row["validation_error"] for row in rows], training, found.patients),
         ],
         "images": {"train": len(training), "validation": len(validation)},
         "painted": len(pictures.lesions),
@@ -184,17 +184,25 @@ def judged(model: Model, test: Dataset) -> float | None:
     return rounded(auroc(abnormal, np.array(of_case)[known]))
 
 
-def others(sizes: Sequence[int], errors: Sequence[float], training: Rows) -> list[dict[str, Any]]:
+def others(
+    sizes: Sequence[int], errors: Sequence[float], training: Rows, patients: Sequence[str]
+) -> list[dict[str, Any]]:
     """What other rules without labels would take: each rule's own value, and the tried size that is nearest to it.
 
     A rule that finds no value, as a dimension of fewer than four different images, is left out.
+
+    Args:
+        errors: of healthy validation images, one a size.
+        training: (n, 1, H, W) healthy slices.
+        patients: (n,) whom they belong to.
     """
     training = training.reshape(len(training), -1)
+    single = training[one_each(patients)]
     estimates: dict[str, float] = {
         "least validation error": sizes[int(np.argmin(errors))],
         "elbow of the validation error": elbow(sizes, errors),
-        "intrinsic dimension, TwoNN": two_nearest(training),
-        "intrinsic dimension, maximum likelihood": maximum_likelihood(training),
+        "intrinsic dimension, TwoNN": two_nearest(single),
+        "intrinsic dimension, maximum likelihood": maximum_likelihood(single),
         **{f"components for {share:.0%} of the variance": components(training, share) for share in VARIANCES},
     }
     tried = np.array(sizes)
@@ -203,6 +211,13 @@ def others(sizes: Sequence[int], errors: Sequence[float], training: Rows) -> lis
         for name, d in estimates.items()
         if 0 < d < np.inf
     ]
+
+
+def one_each(patients: Sequence[str]) -> NDArray[np.int64]:
+    """Any slice of each patient: nearest to a slice is often the next one, and that says nothing of people."""
+    drawn = np.random.default_rng(0).permutation(len(patients))
+    first = np.unique(np.array(patients)[drawn], return_index=True)[1]
+    return np.sort(drawn[first])
 
 
 def flat_from(sizes: Sequence[int], errors: Sequence[float]) -> int | None:

@@ -23,7 +23,7 @@ from salus.detectors import Detector, Restorer, build
 from salus.io import read_study, study_sha256
 from salus.io.files import write_whole
 from salus.model import Calibration, Model, Precision, calibration_of, shortfall
-from salus.preprocess.cache import PreparedCache
+from salus.preprocess.cache import Prepared, PreparedCache
 from salus.preprocess.preparation import Preparation
 from salus.training.further import LEARNED, Joined, further_sets
 from salus.training.latent import SIZES, UNDECIDED, Painted, chosen, painted, settings_of
@@ -221,6 +221,7 @@ class Gathered:
     Attributes:
         parts: cases of each part, of the set that the model is for first, then of each further set.
         training, validation: prepared slices of all sets.
+        patients: whom each training slice belongs to; nobody is in two sets.
         own: the validation slices of the first set alone.
         first: the image that decided what "auto" means.
         left_out, remarks: see `Trained`.
@@ -229,6 +230,7 @@ class Gathered:
     parts: tuple[Mapping[Split, Dataset], ...]
     training: Images
     validation: Images
+    patients: tuple[str, ...]
     own: Images
     first: Image
     preparation: Preparation
@@ -268,8 +270,8 @@ def gathered(
     healthy = {part: cases.only(split=part, label=Label.NORMAL) for part in HEALTHY}
     first = first_image(healthy[Split.TRAIN])
     preparation = Preparation(**plan.preparation).resolve(first)
-    rows, left_out = prepared(healthy, preparation, on_image)
-    parts, everybody, said = [healthy], [rows], remarks(healthy, cases)
+    mine, left_out = prepared(healthy, preparation, on_image)
+    parts, everybody, said = [healthy], [mine], remarks(healthy, cases)
     for one in further:
         more = {part: one.only(split=part) for part in LEARNED}
         # As the first set is; only whether they are bare pictures or lie in the patient, each set decides.
@@ -277,12 +279,19 @@ def gathered(
         others, failures = prepared(more, alike, on_image)
         parts, everybody = [*parts, more], [*everybody, others]
         left_out, said = left_out + failures, said + remarks(more, one)
-    training, validation = (Joined([one[part] for one in everybody]) if further else rows[part] for part in LEARNED)
+    training, validation = (
+        Joined([one[part].rows for one in everybody]) if further else mine[part].rows for part in LEARNED
+    )
     return Gathered(
         parts=tuple(parts),
         training=training,
         validation=validation,
-        own=rows[Split.VALIDATION],
+        patients=tuple(
+            f"{number} {of[Split.TRAIN][int(index)].patient_id}"
+            for number, (of, one) in enumerate(zip(parts, everybody, strict=True))
+            for index in one[Split.TRAIN].case
+        ),
+        own=mine[Split.VALIDATION].rows,
         first=first,
         preparation=preparation,
         left_out=left_out,
@@ -302,21 +311,21 @@ def size_of_code(
 
 def prepared(
     healthy: Mapping[Split, Dataset], preparation: Preparation, on_image: Callable[[int, int], None]
-) -> tuple[dict[Split, Images], tuple[tuple[str, str], ...]]:
+) -> tuple[dict[Split, Prepared], tuple[tuple[str, str], ...]]:
     """Prepared slices of each part, and (file, reason) of images that could not be used.
 
     Raises:
         LayoutError: a part has no usable image.
     """
-    rows: dict[Split, Images] = {}
+    parts: dict[Split, Prepared] = {}
     left_out: list[tuple[str, str]] = []
     for part, cases in healthy.items():
         found = PreparedCache().prepare(cases, preparation, read_study, study_sha256, on_image)
         left_out += found.failures
         if not len(found.rows):
             raise LayoutError(f"{cases.name}: no {part} image can be used. {left_out[-1][1]}")
-        rows[part] = found.rows
-    return rows, tuple(left_out)
+        parts[part] = found
+    return parts, tuple(left_out)
 
 
 def remarks(healthy: Mapping[Split, Dataset], cases: Dataset) -> tuple[str, ...]:
