@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from salus.benchmark import evaluate
-from salus.benchmark.measures import Scored, share_flagged, strata
+from salus.benchmark.measures import Scored, divided, share_flagged, strata
 from salus.benchmark.pairing import Judged, bare, inside_box
 from salus.core import Case, Image, Label, Result, Source, Verdict
 from salus.core.errors import LayoutError
@@ -144,6 +144,34 @@ def test_a_group_of_one_class_has_no_ranking():
     assert made["view"]["PA0"]["false_alarm_rate"]["value"] == 1
     assert made["view"]["PA1"]["false_alarm_rate"]["value"] == 0
     assert made["view"]["PA0"]["sensitivity"] is None
+
+
+def test_what_only_the_abnormal_have_is_cut_into_thirds_against_all_healthy():
+    sizes = np.array(["5", "90", "12.5", "7", "40", "200", "unknown", *["0"] * 4])
+    well = sizes == "0"
+    parts = divided(sizes, well)
+    abnormal = {name: sizes[members[~well[members]]].tolist() for name, members in parts.items()}
+    assert abnormal == {"5 to 7": ["5", "7"], "12.5 to 40": ["12.5", "40"], "90 to 200": ["90", "200"],
+                        "unknown": ["unknown"]}  # fmt: skip
+    assert all(well[members].sum() == 4 for members in parts.values())
+    for none in ("unknown", ["0", "0", "unknown", "0"]):
+        sizes[well] = none
+        assert {name: members.tolist() for name, members in divided(sizes, well).items()} == {
+            name: members.tolist() for name, members in parts.items()}  # fmt: skip
+
+
+def test_ages_are_cut_into_thirds_and_nothing_else_is():
+    ages = np.array([str(age) for age in (*range(20, 50), 49)] + ["unknown"])
+    well = np.arange(32) % 2 == 0
+    parts = divided(ages, well)
+    assert {name: len(members) for name, members in parts.items()} == {
+        "20 to 30": 11, "31 to 40": 10, "41 to 49": 10, "unknown": 1}  # fmt: skip
+    assert sorted(np.concatenate(list(parts.values()))) == list(range(32)), "each case once"
+    assert divided(np.arange(32).astype(str), well) == {}, "a number for each case says who, not what"
+    assert divided(np.array(["a", *ages[1:]]), well) == {}, "not numbers"
+    assert divided(np.array(["inf", *ages[1:]]), well) == {}
+    assert divided(np.where(well, "0", "3"), well) == {}, "one value of the abnormal"
+    assert divided(np.array(["0", "0", "1", "2", "3", "4", "5"]), np.arange(7) < 2) == {}, "five cannot be thirds"
 
 
 def test_every_key_that_is_written_is_in_the_docs(metrics):

@@ -36,7 +36,9 @@ Entry = dict[str, Any] | None
 
 REPLICATES = 2000
 COARSE = 4  # bins that become one for the intervals
-STRATA = 12  # values of a column of groups at the most: ages and ids make none
+STRATA = 12  # values of a column of groups at the most that are a stratum each
+THIRDS = 3  # strata of a column of numbers
+UNKNOWN = "unknown"  # the value of a case that has none
 ROWS = 250  # replicates of pooled pixels that are held at once
 DIGITS = 6  # beyond what any interval here can tell apart, and a re-run writes the same bytes
 
@@ -152,18 +154,50 @@ def measured(method: Scored, group: Group) -> dict[str, Any]:
 
 
 def strata(method: Scored, judged: Sequence[Judged], seed: int) -> dict[str, dict[str, dict[str, Any]]]:
-    """A method's entries for each value of each column of groups, such as scanner, view, age band.
+    """A method's entries for each stratum of each column of groups, such as scanner, view, age, a lesion's size.
 
-    A column counts if it has 2 to `STRATA` values, on average two cases of each, and healthy ones of two: what only the
-    ill have, such as a lesion's size, is none. A case without a value is "unknown". Draws stay within the value.
+    Draws stay within the stratum. See `divided` for which columns have any.
     """
     made, well = {}, np.array([not one.abnormal for one in judged])
     for column in sorted({name for one in judged for name in one.case.groups}):
-        values = np.array([one.case.groups.get(column, "unknown") for one in judged])
-        names = sorted(set(values.tolist()))
-        if len(names) <= min(STRATA, len(judged) // 2) and len(set(values[well].tolist())) > 1:
-            made[column] = {name: stratum(method, judged, np.flatnonzero(values == name), seed) for name in names}
+        values = np.array([one.case.groups.get(column, UNKNOWN) for one in judged])
+        if parts := divided(values, well):
+            made[column] = {name: stratum(method, judged, members, seed) for name, members in parts.items()}
     return made
+
+
+def divided(values: NDArray[np.str_], well: NDArray[np.bool_]) -> dict[str, NDArray[np.intp]]:
+    """The strata of a column: their names and cases.
+
+    Up to `STRATA` values, on average two cases of each, are a stratum each, if the healthy have two of them. Otherwise
+    numbers are cut into thirds; where the healthy all have one value, as of a lesion's size, the thirds are of the
+    abnormal, and each stands against all healthy. Other columns have none, and neither has one that numbers the cases.
+    """
+    names = sorted(set(values.tolist()))
+    if len(set(values[well].tolist())) > 1 and len(names) <= min(STRATA, len(values) // 2):
+        return {name: np.flatnonzero(values == name) for name in names}
+    known = values != UNKNOWN
+    cut = np.full(len(values), True) if len(set(values[well & known].tolist())) > 1 else ~well
+    try:
+        numbers = np.where(known, values, "nan").astype(np.float64)
+    except ValueError:
+        return {}
+    ranked = np.flatnonzero(known & cut)
+    if len(names) == len(values) or len(ranked) < 2 * THIRDS or not np.isfinite(numbers[ranked]).all():
+        return {}
+    edges = np.quantile(numbers[ranked], np.arange(1, THIRDS) / THIRDS)
+    third = np.searchsorted(edges, numbers[ranked])
+    parts = {
+        f"{numbers[here].min():g} to {numbers[here].max():g}": here
+        for here in (ranked[third == number] for number in range(THIRDS))
+        if len(here)
+    }
+    if len(parts) < THIRDS:
+        return {}
+    if len(rest := np.flatnonzero(~known & cut)):
+        parts[UNKNOWN] = rest
+    against = np.flatnonzero(~cut)
+    return {name: np.union1d(here, against) for name, here in parts.items()}
 
 
 def stratum(method: Scored, judged: Sequence[Judged], members: NDArray[np.intp], seed: int) -> dict[str, Any]:
