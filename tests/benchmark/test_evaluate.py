@@ -146,32 +146,65 @@ def test_a_group_of_one_class_has_no_ranking():
     assert made["view"]["PA0"]["sensitivity"] is None
 
 
-def test_what_only_the_abnormal_have_is_cut_into_thirds_against_all_healthy():
-    sizes = np.array(["5", "90", "12.5", "7", "40", "200", "unknown", *["0"] * 4])
-    well = sizes == "0"
+def named(parts: dict, values: np.ndarray) -> dict[str, list[str]]:
+    return {name: values[members].tolist() for name, members in parts.items()}
+
+
+@pytest.mark.parametrize(
+    "healthy", [["0"] * 8, ["unknown"] * 8, ["0"] * 4 + ["unknown"] * 4, ["0", "0.0", "-0", "nan"] * 2]
+)
+def test_what_only_the_abnormal_have_is_cut_into_thirds_against_all_healthy(healthy):
+    sizes = np.array(["5", "90", "12.5", "7", "40", "200", "unknown", *healthy])
+    well = np.arange(15) > 6
     parts = divided(sizes, well)
-    abnormal = {name: sizes[members[~well[members]]].tolist() for name, members in parts.items()}
-    assert abnormal == {"5 to 7": ["5", "7"], "12.5 to 40": ["12.5", "40"], "90 to 200": ["90", "200"],
-                        "unknown": ["unknown"]}  # fmt: skip
-    assert all(well[members].sum() == 4 for members in parts.values())
-    for none in ("unknown", ["0", "0", "unknown", "0"]):
-        sizes[well] = none
-        assert {name: members.tolist() for name, members in divided(sizes, well).items()} == {
-            name: members.tolist() for name, members in parts.items()}  # fmt: skip
+    assert named({name: members[~well[members]] for name, members in parts.items()}, sizes) == {
+        "5 to 7": ["5", "7"], "12.5 to 40": ["12.5", "40"], "90 to 200": ["90", "200"], "unknown": ["unknown"]
+    }  # fmt: skip
+    assert all(well[members].sum() == 8 for members in parts.values())
 
 
-def test_ages_are_cut_into_thirds_and_nothing_else_is():
+def test_few_sizes_of_lesions_are_no_groups_of_people():
+    sizes = np.array(["1", "2", "3"] * 4 + ["0"] * 6 + ["unknown"] * 6)
+    parts = divided(sizes, np.arange(24) > 11)
+    assert {name: len(members) for name, members in parts.items()} == {"1": 4 + 12, "2": 4 + 12, "3": 4 + 12}
+
+
+def test_ages_are_cut_into_thirds():
     ages = np.array([str(age) for age in (*range(20, 50), 49)] + ["unknown"])
     well = np.arange(32) % 2 == 0
     parts = divided(ages, well)
     assert {name: len(members) for name, members in parts.items()} == {
         "20 to 30": 11, "31 to 40": 10, "41 to 49": 10, "unknown": 1}  # fmt: skip
     assert sorted(np.concatenate(list(parts.values()))) == list(range(32)), "each case once"
-    assert divided(np.arange(32).astype(str), well) == {}, "a number for each case says who, not what"
-    assert divided(np.array(["a", *ages[1:]]), well) == {}, "not numbers"
-    assert divided(np.array(["inf", *ages[1:]]), well) == {}
-    assert divided(np.where(well, "0", "3"), well) == {}, "one value of the abnormal"
-    assert divided(np.array(["0", "0", "1", "2", "3", "4", "5"]), np.arange(7) < 2) == {}, "five cannot be thirds"
+    assert {name: len(here) for name, here in divided(np.array(["inf", "nan", *ages[2:]]), well).items()} == {
+        "22 to 31": 10, "32 to 40": 9, "41 to 49": 10, "unknown": 3}  # fmt: skip
+
+
+def test_days_are_called_as_they_are_written():
+    days = np.array([str(20200101 + day // 2) for day in range(60)])
+    assert list(divided(days, np.arange(60) % 2 == 0)) == [
+        "20200101 to 20200110", "20200111 to 20200120", "20200121 to 20200130"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [str(1000 + number) for number in range(32)],  # a number for each case says who, not what
+        [*(str(1000 + number) for number in range(30)), "unknown", "unknown"],
+        ["a", *(str(number % 16) for number in range(31))],
+        ["0", "3"] * 16,  # one value of the abnormal
+        ["0", "0", "0", "0", "1", "2", "3", "4", "5", *["0"] * 23],  # five abnormal with a size: no thirds
+    ],
+)
+def test_other_columns_have_no_strata(values):
+    well = np.arange(32) % 2 == 0 if values[1] != "0" else np.array(values) == "0"
+    assert divided(np.array(values), well) == {}
+
+
+def test_ties_leave_fewer_strata():
+    contrast = np.array(["1.25"] * 12 + ["1.3", "1.4", "1.5", "1.6", "1.7", "1.8"] + ["unknown"] * 10)
+    well = contrast == "unknown"
+    assert {name: len(here) - 10 for name, here in divided(contrast, well).items()} == {"1.25": 12, "1.3 to 1.8": 6}
 
 
 def test_every_key_that_is_written_is_in_the_docs(metrics):

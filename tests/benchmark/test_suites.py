@@ -14,6 +14,7 @@ from salus.training import train
 from tests.datasets.layouts import LAYOUTS, isic2018, medianomaly
 
 SUITES = sorted((Path(__file__).parents[2] / "suites").glob("*.yaml"))
+RESEARCH = sorted((Path(__file__).parents[2] / "suites" / "research").glob("*.yaml"))
 OTHERS = {"brats2021": medianomaly.write_brats2021, "camelyon16": medianomaly.write_camelyon16}
 HEALTHY, TESTED = 40, 4  # of MedIAnomaly's sets: `mem-ae` remembers no more items than it saw images
 
@@ -43,7 +44,7 @@ def quick(numbers_only, in_this_process, monkeypatch) -> None:
     monkeypatch.setattr("salus.benchmark.tables.REPLICATES", 20)
 
 
-@pytest.mark.parametrize("suite", SUITES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("suite", [*SUITES, *RESEARCH], ids=lambda path: path.stem)
 def test_names_and_settings_of_a_suite_exist_at_its_presets_and_at_tiny(suite):
     assert read_suite(suite).cells
     assert {method.preset for method in read_suite(suite, "tiny").methods.values()} == {"tiny"}

@@ -170,34 +170,36 @@ def divided(values: NDArray[np.str_], well: NDArray[np.bool_]) -> dict[str, NDAr
     """The strata of a column: their names and cases.
 
     Up to `STRATA` values, on average two cases of each, are a stratum each, if the healthy have two of them. Otherwise
-    numbers are cut into thirds; where the healthy all have one value, as of a lesion's size, the thirds are of the
-    abnormal, and each stands against all healthy. Other columns have none, and neither has one that numbers the cases.
+    numbers are cut into thirds, fewer where ties forbid it; where the healthy all have one value or none, as of a
+    lesion's size, the thirds are of the abnormal, and each stands against all healthy. Other columns have none, and
+    neither have whole numbers that no two cases share: they say who it is.
     """
     names = sorted(set(values.tolist()))
-    if len(set(values[well].tolist())) > 1 and len(names) <= min(STRATA, len(values) // 2):
-        return {name: np.flatnonzero(values == name) for name in names}
-    known = values != UNKNOWN
-    cut = np.full(len(values), True) if len(set(values[well & known].tolist())) > 1 else ~well
     try:
-        numbers = np.where(known, values, "nan").astype(np.float64)
+        numbers = np.where(values == UNKNOWN, "nan", values).astype(np.float64)
     except ValueError:
-        return {}
+        numbers = np.full(len(values), np.nan)
+    known = np.isfinite(numbers)
+    only_ill = known.any() and len(set(numbers[well & known].tolist())) < 2
+    if not only_ill and len(set(values[well].tolist())) > 1 and len(names) <= min(STRATA, len(values) // 2):
+        return {name: np.flatnonzero(values == name) for name in names}
+    cut = ~well if only_ill else np.full(len(values), True)
     ranked = np.flatnonzero(known & cut)
-    if len(names) == len(values) or len(ranked) < 2 * THIRDS or not np.isfinite(numbers[ranked]).all():
+    whose = not only_ill and len(set(numbers[known].tolist())) == known.sum() and (numbers[known] % 1 == 0).all()
+    if len(ranked) < 2 * THIRDS or whose:
         return {}
     edges = np.quantile(numbers[ranked], np.arange(1, THIRDS) / THIRDS)
     third = np.searchsorted(edges, numbers[ranked])
-    parts = {
-        f"{numbers[here].min():g} to {numbers[here].max():g}": here
-        for here in (ranked[third == number] for number in range(THIRDS))
-        if len(here)
-    }
-    if len(parts) < THIRDS:
+    parts = {}
+    for number in np.unique(third).tolist():
+        here = ranked[third == number]
+        least, largest = (str(values[here[at]]) for at in (numbers[here].argmin(), numbers[here].argmax()))
+        parts[least if numbers[here].min() == numbers[here].max() else f"{least} to {largest}"] = here
+    if len(parts) < 2:
         return {}
     if len(rest := np.flatnonzero(~known & cut)):
         parts[UNKNOWN] = rest
-    against = np.flatnonzero(~cut)
-    return {name: np.union1d(here, against) for name, here in parts.items()}
+    return {name: np.union1d(here, np.flatnonzero(~cut)) for name, here in parts.items()}
 
 
 def stratum(method: Scored, judged: Sequence[Judged], members: NDArray[np.intp], seed: int) -> dict[str, Any]:
