@@ -12,7 +12,6 @@ import json
 import statistics
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,9 +42,9 @@ def seconds(name: str, images: np.ndarray, abnormal: np.ndarray) -> float:
     rows, looked_at = (np.repeat(np.repeat(x, size // SIDE, 2), size // SIDE, 3) for x in (images, abnormal))
     fabric = make_fabric("cpu", "auto" if detector.parts() else "fp32")
     precision = "bf16" if "bf16" in str(fabric._precision.precision) else "fp32"
-    epochs = preset.recipe.epochs if name == "ltm" else 1
+    recipe = preset.recipe.for_images(len(rows)) if name == "ltm" else preset.recipe.in_epochs(1)
     with tempfile.TemporaryDirectory() as progress:
-        fit(detector, replace(preset.recipe, epochs=epochs), rows, rows[:16], Path(progress), 0, fabric)
+        fit(detector, recipe, rows, rows[:16], Path(progress), 0, fabric)
     fit_score(detector, rows[:16], precision)
     times = []
     for _ in range(6):

@@ -9,7 +9,6 @@ reduction, pixel AP in brackets. This is how docs/fast-preset.md was measured; t
 
 import argparse
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +63,7 @@ def main() -> None:
     options.add_argument("--seed", type=int, default=0)
     chosen = options.parse_args()
     preset = detector_class("ra").PRESETS["fast"]
-    recipe = replace(preset.recipe, epochs=chosen.epochs or preset.recipe.epochs)
+    recipe = preset.recipe.in_epochs(chosen.epochs) if chosen.epochs else preset.recipe
     torch.manual_seed(chosen.seed)
     detector = build("ra", {**preset.settings, **settings(chosen.set)}, {"name": "residual"})
     cases = split(open_dataset("folder", chosen.data))

@@ -46,7 +46,7 @@ def test_fewer_images_than_a_batch_are_one_batch():
     assert [len(x) for x in found] == [5]
 
 
-def test_a_recipe_that_counts_steps_takes_as_many_of_any_number_of_images(tmp_path):
+def test_steps_are_the_nearest_number_of_whole_passes_and_one_at_the_least(tmp_path):
     recipe = replace(RECIPE, steps=21)
     assert [recipe.for_images(n).epochs for n in (3, 40, 80, 1000)] == [21, 4, 2, 1]
     assert recipe.for_images(40, processes=2).epochs == 10
@@ -61,6 +61,23 @@ def test_who_says_epochs_means_epochs_though_the_preset_counts_steps(monkeypatch
     monkeypatch.setattr(detector_class("ae"), "PRESETS", {**presets, "tiny": counted})
     assert resolved("ae", "tiny", {}, seed=0).recipe.steps == 50
     assert resolved("ae", "tiny", {"recipe.epochs": 2}, seed=0).recipe.steps == 0
+    with pytest.raises(ConfigError, match=r"^recipe\.epochs and recipe\.steps both say how long to train\."):
+        resolved("ae", "tiny", {"recipe.epochs": 2, "recipe.steps": 9}, seed=0)
+
+
+def test_a_training_in_steps_tells_its_epochs_and_goes_on(disc_folder, tmp_path):
+    def trained(steps: int) -> dict:
+        settings = {"recipe.steps": steps}
+        folder = train("ae", disc_folder, tmp_path / "m", preset="tiny", settings=settings, resume=True).folder
+        return Model.load(folder).card
+
+    card = trained(9)
+    epochs = card["plan"]["recipe"]["epochs"]
+    assert (card["run"]["epoch"], card["run"]["step"]) == (epochs, pytest.approx(9, abs=4))
+    assert epochs != detector_class("ae").PRESETS["tiny"].recipe.epochs
+    assert trained(9) == card  # nothing is trained again
+    with pytest.raises(ConfigError, match="was begun with another recipe"):
+        trained(90)
 
 
 def test_seeds_of_steps_do_not_repeat():

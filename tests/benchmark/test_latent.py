@@ -14,12 +14,14 @@ from salus.benchmark.latent import components, elbow, flat_from, maximum_likelih
 from salus.benchmark.measures import DIGITS
 from salus.core import Case, Dataset
 from salus.core.errors import LayoutError
+from salus.detectors import detector_class
 from salus.detectors.ae import AEConfig
 from salus.preprocess.cache import Prepared
 from salus.preprocess.lesions import CONTRASTS
 from salus.scores import build_score
 from salus.training import train
-from salus.training.latent import ROUNDS, SIZES, Look, Ordered, Painted, Sight, painted, sights, smallest
+from salus.training.latent import ROUNDS, SIZES, Look, Ordered, Painted, Sight, ordered, painted, sights, smallest
+from salus.training.plan import resolved
 
 TINY = ("--preset", "tiny", "--epochs", "2")
 
@@ -164,6 +166,16 @@ def test_one_network_reads_as_many_entries_as_it_is_told():
     assert whole.all()
     read = (net.train().code(x) != 0).sum(dim=1)  # as many as are drawn for each image, whatever `kept` says
     assert set(read.tolist()) == {1, 2, 8}
+
+
+def test_the_network_of_all_sizes_is_trained_longer_where_the_plan_is():
+    usual = ordered(resolved("vae", "tiny", {}, 0), SIZES, 40)[1]
+    preset = detector_class("vae").PRESETS["tiny"].recipe
+    an_epoch = 40 // preset.batch
+    twice = {"recipe.steps": 2 * preset.epochs * an_epoch}, {"recipe.epochs": 2 * preset.epochs}
+    for settings in twice:
+        recipe = ordered(resolved("vae", "tiny", settings, 0), SIZES, 40)[1]
+        assert (recipe.epochs, recipe.steps) == (2 * usual.epochs, 0)
 
 
 def test_what_the_first_entries_hold_matters_most():

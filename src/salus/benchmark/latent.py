@@ -189,7 +189,7 @@ def others(
 ) -> list[dict[str, Any]]:
     """What other rules without labels would take: each rule's own value, and the tried size that is nearest to it.
 
-    A rule that finds no value, as a dimension of fewer than four different images, is left out.
+    A rule that finds no value, as a dimension of fewer than four patients whose images differ, is left out.
 
     Args:
         errors: of healthy validation images, one a size.

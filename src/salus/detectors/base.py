@@ -67,8 +67,8 @@ class Recipe:
 
     Attributes:
         epochs: passes over the training images.
-        steps: batches to learn from in all, in as many whole passes as come nearest, however many images there are;
-            0 where `epochs` says it.
+        steps: batches to learn from in all, as the nearest number of whole passes, one at the least; 0 where `epochs`
+            says how long.
         batch: images a step; an incomplete last batch is dropped, unless it is the only one.
         learning_rate: of the optimiser.
         optimiser: "adam", "amsgrad", "adamw" (decoupled decay) or "rmsprop" (which takes no betas).
@@ -121,9 +121,13 @@ class Recipe:
         return replace(self, parts={}, **self.parts.get(part, {}))
 
     def for_images(self, images: int, processes: int = 1) -> "Recipe":
-        """The same in epochs, of so many images."""
+        """The same where `epochs` is what will be trained: of so many images as many as `steps` asks for."""
         an_epoch = max(1, images // (self.batch * processes))
-        return replace(self, epochs=max(1, round(self.steps / an_epoch)), steps=0) if self.steps else self
+        return replace(self, epochs=max(1, round(self.steps / an_epoch))) if self.steps else self
+
+    def in_epochs(self, epochs: int) -> "Recipe":
+        """The same for so many epochs, whatever it counted."""
+        return replace(self, epochs=epochs, steps=0)
 
     def used(self, images: int, processes: int = 1) -> int:
         """How many of so many images an epoch shows."""

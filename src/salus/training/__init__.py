@@ -119,7 +119,8 @@ def train(
     if (out / "model.json").is_file():
         return trained_before(out)
     found = gathered(plan, cases, further, on_image)
-    net.check(plan.recipe.for_images(len(found.training), fabric.world_size), len(found.training), len(found.own))
+    plan = replace(plan, recipe=plan.recipe.for_images(len(found.training), fabric.world_size))
+    net.check(plan.recipe, len(found.training), len(found.own))
     make_progress(progress, plan)
     if few := shortfall(len({case.patient_id for case in found.calibration})):
         on_warning(f"Every study will be CANNOT_JUDGE: {few}")

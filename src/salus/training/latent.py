@@ -11,7 +11,7 @@ and against: docs/latent-size.md.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -193,7 +193,7 @@ def chosen(
         ConfigError: the autoencoder cannot take the plan's size, its score or so few images.
     """
     torch.manual_seed(plan.seed)
-    net, recipe = ordered(plan, sizes)
+    net, recipe = ordered(plan, sizes, len(training))
     net.check(recipe, len(training), len(own))
     run = fit(net, recipe, training, validation, progress, plan.seed, fabric, on_epoch)
     precision: Precision = "bf16" if half_precision(fabric) else "fp32"
@@ -206,7 +206,7 @@ def chosen(
     return sizes[smallest(seen)], rows, run.seconds
 
 
-def ordered(plan: Plan, sizes: Sequence[int]) -> tuple[Ordered, Recipe]:
+def ordered(plan: Plan, sizes: Sequence[int], images: int) -> tuple[Ordered, Recipe]:
     """The autoencoder of `ae`'s preset of the same name, and its recipe, as much longer or shorter as the plan's is.
 
     Methods that are an `ae` themselves give it the width of their layers.
@@ -216,6 +216,6 @@ def ordered(plan: Plan, sizes: Sequence[int]) -> tuple[Ordered, Recipe]:
     widths = {name: plan.settings[name] for name in ("hidden", "widths") if issubclass(kind, AE)}
     settings = {**preset.settings, **widths, "size": plan.settings["size"], "latent": max(sizes)}
     usual = cast("AE", build("ae", settings, plan.score))
-    stretched = plan.recipe.epochs / kind.PRESETS[plan.preset].recipe.epochs
-    recipe = replace(preset.recipe, epochs=max(1, round(stretched * preset.recipe.epochs)))
-    return Ordered(usual.config, usual.score, sizes), recipe
+    longer = plan.recipe.for_images(images).epochs / kind.PRESETS[plan.preset].recipe.for_images(images).epochs
+    epochs = max(1, round(longer * preset.recipe.for_images(images).epochs))
+    return Ordered(usual.config, usual.score, sizes), preset.recipe.in_epochs(epochs)

@@ -54,8 +54,8 @@ def resolved(detector: str, preset: str, settings: Mapping[str, Any], seed: int)
         if group not in grouped:
             raise ConfigError(f"There is no group of settings '{group}' ({path}).{did_you_mean(group, grouped)}")
         grouped[group][key] = settings[path]
-    if "epochs" in grouped["recipe"]:
-        grouped["recipe"].setdefault("steps", 0)  # who says epochs means them
+    if "epochs" in grouped["recipe"] and grouped["recipe"].setdefault("steps", 0):
+        raise ConfigError("recipe.epochs and recipe.steps both say how long to train. Set one of them.")
     if "size" in grouped["prepare"]:
         raise ConfigError(f"prepare.size is {detector}'s own setting 'size': --set size={grouped['prepare']['size']}.")
     if seed < 0:
@@ -131,6 +131,9 @@ def refuse_another(out: Path, plan: Plan) -> None:
     # Older plans know of no further sets and count no steps.
     there = {"also": [], **there, "recipe": {"steps": 0, **there["recipe"]}}
     mine = json.loads(json.dumps(asdict(plan)))
+    for one in (there, mine):
+        if one["recipe"]["steps"]:
+            del one["recipe"]["epochs"]  # follow from the images
     if different := sorted(key for key in mine if there.get(key) != mine[key]):
         begun = ", ".join(map(called, different))
         raise ConfigError(f"{out} was begun with {begun}. Use the same data and settings or another --out.")
