@@ -285,7 +285,7 @@ def test_an_archive_a_dicomdir_and_files_without_suffix_are_screened(model, tmp_
     assert sorted(plain) == ["A", "B/1.2.840.9"]
     assert cases(tmp_path / "sent.zip", tmp_path / "r2") == {f"sent/{name}": score for name, score in plain.items()}
     listed = cases(tmp_path / "disc/DICOMDIR", tmp_path / "r3")
-    assert listed == {"A": plain["A"]}
+    assert listed == pytest.approx({"A": plain["A"]}, rel=1e-6)  # screened in a smaller batch: other rounding
 
 
 ORIENTATIONS = {
