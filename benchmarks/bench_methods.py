@@ -42,7 +42,7 @@ def seconds(name: str, images: np.ndarray, abnormal: np.ndarray) -> float:
     rows, looked_at = (np.repeat(np.repeat(x, size // SIDE, 2), size // SIDE, 3) for x in (images, abnormal))
     fabric = make_fabric("cpu", "auto" if detector.parts() else "fp32")
     precision = "bf16" if "bf16" in str(fabric._precision.precision) else "fp32"
-    recipe = preset.recipe.for_images(len(rows)) if name == "ltm" else preset.recipe.in_epochs(1)
+    recipe = preset.recipe if name == "ltm" else preset.recipe.in_epochs(1)
     with tempfile.TemporaryDirectory() as progress:
         fit(detector, recipe, rows, rows[:16], Path(progress), 0, fabric)
     fit_score(detector, rows[:16], precision)

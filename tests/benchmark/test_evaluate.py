@@ -146,10 +146,6 @@ def test_a_group_of_one_class_has_no_ranking():
     assert made["view"]["PA0"]["sensitivity"] is None
 
 
-def named(parts: dict, values: np.ndarray) -> dict[str, list[str]]:
-    return {name: values[members].tolist() for name, members in parts.items()}
-
-
 @pytest.mark.parametrize(
     "healthy", [["0"] * 8, ["unknown"] * 8, ["0"] * 4 + ["unknown"] * 4, ["0", "0.0", "-0", "nan"] * 2]
 )
@@ -157,7 +153,7 @@ def test_what_only_the_abnormal_have_is_cut_into_thirds_against_all_healthy(heal
     sizes = np.array(["5", "90", "12.5", "7", "40", "200", "unknown", *healthy])
     well = np.arange(15) > 6
     parts = divided(sizes, well)
-    assert named({name: members[~well[members]] for name, members in parts.items()}, sizes) == {
+    assert {name: sizes[members[~well[members]]].tolist() for name, members in parts.items()} == {
         "5 to 7": ["5", "7"], "12.5 to 40": ["12.5", "40"], "90 to 200": ["90", "200"], "unknown": ["unknown"]
     }  # fmt: skip
     assert all(well[members].sum() == 8 for members in parts.values())

@@ -89,7 +89,7 @@ def latent(
         raise ConfigError(f"the sizes of the code are numbers from 1 up, each once; got {', '.join(map(str, sizes))}.")
     if "latent" in (settings or {}):
         raise ConfigError("latent is what is chosen here; say which sizes to try with --sizes.")
-    given = {**(settings or {}), **({} if epochs is None else {"recipe.epochs": epochs, "recipe.steps": 0})}
+    given = {**(settings or {}), **({} if epochs is None else {"recipe.epochs": epochs})}
     plan = resolved(detector, preset, {**given, "latent": AUTO}, seed)
     refuse_too_large(detector, {**plan.settings, "latent": tried[0]}, plan.score)
     cases = split(open_dataset(dataset, data))

@@ -98,8 +98,9 @@ def train(
     Raises:
         ConfigError, LayoutError, TrainingError, StorageError: see their messages. Nothing in `out` is lost.
     """
-    given = {} if epochs is None else {"recipe.epochs": epochs, "recipe.steps": 0}
-    plan = resolved(detector, preset, {**(settings or {}), **given}, seed)
+    plan = resolved(
+        detector, preset, {**(settings or {}), **({} if epochs is None else {"recipe.epochs": epochs})}, seed
+    )
     progress = out / "progress"
     begun = (out / "model.json").is_file() or any(progress.rglob("state.safetensors"))
     if begun and not resume:
