@@ -319,6 +319,13 @@ def device_of(name: str) -> torch.device:
     return torch.device("cuda" if kind == "auto" and there else "cpu" if kind == "auto" else name)
 
 
+def halves_fast(place: torch.device) -> bool:
+    """Whether products in bfloat16 are made there by the hardware; where they are imitated they are slower than any."""
+    if place.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported())
+
+
 def learned(detector: Detector) -> dict[str, torch.Tensor]:
     """The tensors a model consists of, contiguous, on the CPU."""
     return {k: v.detach().cpu().contiguous() for k, v in detector.learned().items()}

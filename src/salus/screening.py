@@ -39,7 +39,7 @@ from salus.io.results import (
     write_result,
     write_table,
 )
-from salus.model import Model, case_score, detections, model_id, versions
+from salus.model import Model, case_score, detections, device_of, halves_fast, model_id, versions
 from salus.preprocess.geometry import reorient, resample
 
 T = TypeVar("T")
@@ -50,6 +50,10 @@ READERS = 2
 DISPLAY = 256  # side of the overlay, pixels
 UNPACKED = ".unpacked-"  # folders in RESULTS while archives are screened
 REPORT = "dicom_report"  # role of the last file that is derived
+IMITATED = (
+    "This model computes in bfloat16, as its threshold was set, and this machine only imitates that: screening takes "
+    "several times as long. For such machines train with `--precision fp32`."
+)
 
 
 @dataclass(kw_only=True)
@@ -241,6 +245,7 @@ def screen(
     dataset: str = "folder",
     dicom: bool = False,
     device: str = "auto",
+    on_warning: Callable[[str], None] = lambda warning: None,
     on_result: Callable[[Result, int], None] = lambda result, total: None,
 ) -> dict[Verdict, int]:
     """Judge every study in `inputs` and write RESULTS (see `salus.io.results`); the command of the same name.
@@ -251,6 +256,7 @@ def screen(
         dicom: for studies that are DICOM also write what a PACS takes; see `salus.io.derived`.
         model: folder written by `train`.
         out: where results go; what this model judged there before is not done again.
+        on_warning: called before the first study with why this will be slow, if it will.
         on_result: called with each result and the number of studies.
 
     Returns:
@@ -262,6 +268,8 @@ def screen(
         ModelError, StorageError: see their messages.
     """
     screener = Screener.load(model, device=device, dicom=dicom)
+    if screener.model.precision == "bf16" and not halves_fast(device_of(device)):
+        on_warning(IMITATED)
     for left in make_folder(out).glob(f"{UNPACKED}*"):  # by a process that was killed
         shutil.rmtree(left, ignore_errors=True)
     try:

@@ -312,6 +312,21 @@ def test_screening_does_not_eat_its_own_results(salus, model, studies):
         assert sum(json.loads(out)["counts"].values()) == 6
 
 
+@pytest.mark.parametrize(
+    ("precision", "hardware", "said"), [("bf16", False, True), ("bf16", True, False), ("fp32", False, False)]
+)
+def test_a_machine_that_only_imitates_the_models_precision_is_told(
+    precision, hardware, said, salus, disc_folder, studies, tmp_path, monkeypatch
+):
+    salus("train", "ae", "--data", disc_folder, "--out", tmp_path / "m", "--preset", "tiny", "--epochs", 1,
+          "--precision", precision)  # fmt: skip
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: hardware)
+    code, out, err = salus("screen", studies, "--model", tmp_path / "m", "--out", tmp_path / "results")
+    assert code == 0
+    assert ("--precision fp32" in " ".join(err.split())) is said
+    assert "bfloat16" not in out
+
+
 def test_names_with_dots_stay_apart(salus, model, studies, tmp_path):
     files = [(studies / f"study{i}.png").rename(studies / f"scan.{i}.png") for i in range(2)]
     assert salus("screen", *files, "--model", model, "--out", tmp_path / "results")[0] == 0

@@ -39,9 +39,13 @@ def screen(
                 failed.append(result)
             progress.update(task, total=total, advance=1, note=result.case_id)
 
+        def warned(warning: str) -> None:
+            progress.console.print(warning, markup=False, highlight=False)
+
         counts = screening.screen(
-            inputs, model=model, out=out, dataset=dataset, dicom=dicom, device=device, on_result=shown
-        )
+            inputs, model=model, out=out, dataset=dataset, dicom=dicom, device=device, on_warning=warned,
+            on_result=shown,
+        )  # fmt: skip
     left_out = json.loads((out / "run.json").read_bytes())["left_out"]
     answer = {
         "results": out,

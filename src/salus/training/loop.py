@@ -30,7 +30,7 @@ from salus.core.errors import ConfigError, ModelError, TrainingError, did_you_me
 from salus.core.machine import keep_freed_memory
 from salus.detectors import Detector, Recipe, Restorer
 from salus.io.files import write_whole
-from salus.model import Precision, device_of, learned
+from salus.model import Precision, device_of, halves_fast, learned
 
 BLOWN_UP = 1e6  # times a part's first loss, or times 1 where that is less: what no training comes back from
 BLOWN_UP_AFTER = 1e9  # of the error after an epoch: young running statistics can be off by millions and come right
@@ -271,8 +271,7 @@ def make_fabric(device: str, precision: str) -> Fabric:
     if precision not in ("auto", "fp32", "bf16"):
         raise ConfigError(f"There is no precision '{precision}'. Use auto, fp32 or bf16.")
     if precision == "auto":
-        fast = torch.cuda.is_bf16_supported() if place.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
-        precision = "bf16" if fast else "fp32"
+        precision = "bf16" if halves_fast(place) else "fp32"
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     together, here = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     return Fabric(
