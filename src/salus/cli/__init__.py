@@ -10,6 +10,7 @@ import typer
 from salus.cli import weights
 from salus.cli.benchmark import benchmark
 from salus.cli.calibrate import calibrate
+from salus.cli.combine import combine
 from salus.cli.datasets import datasets
 from salus.cli.demo import demo
 from salus.cli.evaluate import evaluate
@@ -27,7 +28,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, plan, train, screen, evaluate, calibrate, probe, latent, benchmark, methods, datasets):
+for command in (demo, plan, train, combine, screen, evaluate, calibrate, probe, latent, benchmark, methods, datasets):
     app.command()(command)
 app.add_typer(weights.app, name="weights")
 

@@ -38,18 +38,32 @@ DETECTORS = {
     "vae": "salus.detectors.vae:VAE",
 }
 
-__all__ = ["DETECTORS", "Detection", "Detector", "Preset", "Recipe", "Restorer", "Update", "build", "detector_class"]
+ENSEMBLE = "ensemble"  # no method to train: made of trained models by `salus combine`
+
+__all__ = [
+    "DETECTORS",
+    "ENSEMBLE",
+    "Detection",
+    "Detector",
+    "Preset",
+    "Recipe",
+    "Restorer",
+    "Update",
+    "build",
+    "detector_class",
+]
 
 
 def detector_class(name: str) -> type[Detector]:
-    """The class behind a name.
+    """The class behind a name of `DETECTORS`, or `ENSEMBLE`.
 
     Raises:
         ConfigError: no such detector.
     """
-    if name not in DETECTORS:
+    known = {**DETECTORS, ENSEMBLE: "salus.detectors.ensemble:Ensemble"}
+    if name not in known:
         raise ConfigError(f"There is no detector '{name}'.{did_you_mean(name, DETECTORS)}")
-    module, attribute = DETECTORS[name].split(":")
+    module, attribute = known[name].split(":")
     found: type[Detector] = getattr(importlib.import_module(module), attribute)
     return found
 
@@ -58,7 +72,7 @@ def build(name: str, settings: Mapping[str, Any], score: Mapping[str, Any]) -> D
     """A fresh detector, its weights drawn from torch's global generator.
 
     Args:
-        name: key of `DETECTORS`.
+        name: key of `DETECTORS`, or `ENSEMBLE`.
         settings: values for its `Config`; what is left out has the default.
         score: `name` and settings of the score; empty for methods that restore nothing.
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from salus.core.errors import ConfigError, complaint, did_you_mean
 from salus.core.machine import in_words, memory
-from salus.detectors import Recipe, build, detector_class
+from salus.detectors import ENSEMBLE, Recipe, build, detector_class
 from salus.model import Model
 from salus.preprocess.preparation import Preparation
 
@@ -44,6 +44,8 @@ def resolved(detector: str, preset: str, settings: Mapping[str, Any], seed: int)
         ConfigError: no such detector, preset or setting ("did you mean"), or a value that does not fit.
     """
     kind = detector_class(detector)
+    if detector == ENSEMBLE:
+        raise ConfigError("An ensemble is made of trained models, by `salus combine`; there is nothing to train.")
     if preset not in kind.PRESETS:
         raise ConfigError(f"{detector} has no preset '{preset}'.{did_you_mean(preset, kind.PRESETS)}")
     chosen = kind.PRESETS[preset]

@@ -1,0 +1,107 @@
+"""Several trained models as one, see `salus.detectors.ensemble`; the command `salus combine`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from salus.core import Dataset, Label, Split
+from salus.core.errors import ConfigError
+from salus.datasets import open_dataset
+from salus.datasets.protocol import split
+from salus.detectors import ENSEMBLE
+from salus.detectors.ensemble import Ensemble, EnsembleConfig, Member
+from salus.io import read_study, study_sha256
+from salus.model import Model, Precision, calibration_of, detections
+from salus.preprocess.cache import PreparedCache
+from salus.training import manifest
+
+
+def combine(folders: Sequence[Path], data: Path, out: Path, *, dataset: str = "folder") -> Model:
+    """One model of those in `folders`: each keeps its weights, the units and the threshold are found anew.
+
+    Args:
+        folders: two models or more that `train` (or this) made of the same healthy people, prepared alike.
+        data, dataset: what they learned from, of several data sets the one they are for: its validation part gives
+            the units, its calibration part the threshold, as it was for each of them.
+        out: the new model's folder; empty, or not there yet.
+
+    Returns:
+        The model that was written.
+
+    Raises:
+        ConfigError: fewer than two, models of other people or preparation, other data, or a model in `out`.
+        LayoutError: a part has no image that can be used.
+        ModelError, StorageError: see their messages.
+    """
+    if len(folders) < 2:
+        raise ConfigError("An ensemble has two members or more. Name another model.")
+    if (out / "model.json").exists():
+        raise ConfigError(f"{out} holds a model. Choose another folder.")
+    models = [Model.load(folder) for folder in folders]
+    for folder, model in zip(folders, models, strict=True):
+        if differs := unlike(models[0], model):
+            raise ConfigError(f"{folders[0]} and {folder} cannot be combined: {differs}.")
+    cases = split(open_dataset(dataset, data))
+    if manifest(cases) != models[0].card["plan"]["manifest_sha256"]:
+        raise ConfigError(f"{folders[0]} did not learn from {data}: files, or their parts, differ. Name its own data.")
+    healthy = cases.only(label=Label.NORMAL)
+    made = joined(models, healthy.only(split=Split.VALIDATION))
+    calibration, _ = calibration_of(made, healthy.only(split=Split.CALIBRATION))
+    made = replace(made, calibration=calibration)
+    made.save(out)
+    return made
+
+
+def unlike(first: Model, other: Model) -> str:
+    """Why two models cannot judge together; empty where they can."""
+    if first.preparation != other.preparation:
+        mine, theirs = asdict(first.preparation), asdict(other.preparation)
+        key = next(key for key in mine if mine[key] != theirs[key])
+        return f"they see images prepared with {key} {mine[key]} and {theirs[key]}"
+    if first.card["manifest_sha256"] != other.card["manifest_sha256"]:
+        return "they learned from other images, or from other parts of them"
+    return ""
+
+
+def joined(models: Sequence[Model], validation: Dataset) -> Model:
+    """The ensemble, in units of healthy cases that its members did not learn from; not yet calibrated."""
+    members = tuple(Member(detector=m.name, settings=m.settings, score=m.score) for m in models)
+    config = EnsembleConfig(size=models[0].preparation.size, members=members)
+    net = Ensemble(config)
+    for into, model in zip(net.detectors, models, strict=True):
+        into.load_state_dict(model.detector.state_dict())
+    rows = PreparedCache().prepare(validation, models[0].preparation, read_study, study_sha256).rows
+    # What one of them needs in single precision, all can have.
+    precision: Precision = "bf16" if all(model.precision == "bf16" for model in models) else "fp32"
+    looks = [detections(one, rows, precision=precision) for one in net.eval().detectors]
+    net.settle([(torch.from_numpy(maps), torch.from_numpy(scores)) for maps, scores, _ in looks])
+    return Model(
+        name=ENSEMBLE,
+        settings=asdict(config),
+        score={},
+        detector=net,
+        preparation=models[0].preparation,
+        precision=precision,
+        card=card_of(models),
+    )
+
+
+def card_of(models: Sequence[Model]) -> dict[str, Any]:
+    """The first member's card, with what differs between members added up or listed."""
+    first = models[0].card
+    runs = [model.card["run"] for model in models]
+    return {
+        **first,
+        "parameters": sum(model.card["parameters"] for model in models),
+        "plan": {**first["plan"], "detector": ENSEMBLE},
+        "run": {**first["run"], "seconds": sum(run["seconds"] for run in runs)},
+        "members": [told(model) for model in models],
+    }
+
+
+def told(model: Model) -> Mapping[str, Any]:
+    """What an ensemble's card says of a member."""
+    return {"method": model.summary, "plan": model.card["plan"], "run": model.card["run"]}
