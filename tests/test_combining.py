@@ -126,6 +126,7 @@ def test_the_command_and_what_comes_after_it(salus, models, disc_folder, tmp_pat
     assert metrics["overall"]["auroc"]["value"] > 0.9
     page = (tmp_path / "e" / "report.html").read_text()
     assert "ensemble + ae squared" in page
+    assert "ae + squared, preset tiny, seed 0; ae + squared, preset tiny, seed 1; padim + " in page
     assert all(result.score is not None for _, result in read_results(tmp_path / "r"))
 
 
@@ -137,7 +138,7 @@ def test_what_cannot_be_combined_is_refused(salus, models, disc_folder, both, tm
         return " ".join(err.split())
 
     assert "two members or more" in refused(models / "ae0")
-    assert "holds a model" in refused(models / "ae0", models / "pca", out=both)
+    assert "holds another model" in refused(models / "ae0", models / "ae1", out=both)
     larger, others = tmp_path / "larger", tmp_path / "others"
     train("pca", disc_folder, larger, preset="tiny", settings={"size": 40})
     assert "prepared with size 32 and 40" in refused(models / "ae0", larger)
@@ -165,6 +166,12 @@ def test_members_of_two_sizes_are_refused():
         build("ensemble", {"size": 32, "members": [*MEMBERS, other]}, {})
     with pytest.raises(ConfigError, match="members"):
         build("ensemble", {"size": 32, "members": MEMBERS[:1]}, {})
+
+
+def test_the_same_again_is_left_as_it_is(both, models, disc_folder):
+    before = (both / "model.json").stat().st_mtime_ns
+    assert combine([models / "ae0", models / "pca"], disc_folder, both).summary == "ensemble + ae squared, pca residual"
+    assert (both / "model.json").stat().st_mtime_ns == before
 
 
 def test_half_precision_only_where_all_have_it(models, disc_folder, tmp_path):

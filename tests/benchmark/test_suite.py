@@ -136,6 +136,17 @@ def test_every_look_at_test_labels_is_in_the_ledger_also_of_what_is_no_longer_as
             "datasets.a.also: Needs a list, got",
         ),
         ({"datasets": {"a": {"path": "a", "also": ["ixi"]}}}, "datasets.a.also.0: Needs settings, got 'ixi'"),
+        ({"methods": {"ae": {}, "two": {"of": ["ae", "rae"]}}}, "methods.two.of: no method 'rae' is .*'ae'"),
+        ({"methods": {"ae": {}, "two": {"of": ["ae", "ae/own"]}}}, "none of them twice"),
+        ({"methods": {"ae": {}, "two": {"of": ["ae"]}}}, "two members or more"),
+        ({"methods": {"ae": {}, "two": {"of": ["ae", "ae/squared"]}}}, "ae has no score 'squared' here"),
+        ({"methods": {"ae": {}, "two": {"of": ["ae"], "seeds": [0, 7]}}}, "nothing is trained with seed 7"),
+        ({"methods": {"ae": {}, "two": {"of": ["ae"], "seeds": [0, 1], "set": {"latent": 2}}}}, "set are theirs"),
+        ({"methods": {"ae": {"seeds": [0, 1]}}}, "methods.ae: seeds are those of an ensemble's members"),
+        (
+            {"methods": {"ae": {}, "a": {"of": ["ae"], "seeds": [0, 1]}, "b": {"of": ["ae", "a"]}}},
+            "no method 'a' is trained",
+        ),
         ({"seeds": 0}, "seeds: Needs a list, got 0"),
         ({"methods": {"ae": {"set": 4}}}, "methods.ae.set: Needs settings, got 4"),
         ({"datasets": {"a": {"phantom": {"trian": 5}}}}, "datasets.a.phantom: .*Did you mean 'train'"),
@@ -237,6 +248,8 @@ def test_a_suite_from_before_there_were_further_sets_goes_on_and_one_with_others
     begin(path, "discs", read_suite(written(tmp_path)))
     old = json.loads(path.read_text())
     del old["datasets"]["discs"]["also"], old["datasets"]["discs"]["painted"]
+    for method in old["methods"].values():
+        del method["of"], method["seeds"]
     path.write_text(json.dumps(old))
     begin(path, "discs", read_suite(written(tmp_path)))
     other = {"discs": {"path": ".", "also": [{"path": "others"}]}}
@@ -270,6 +283,48 @@ def test_a_cell_learns_from_further_sets_and_is_tested_on_its_own(disc_folder, t
     assert Model.load(cell / "model").card["counts"] == {"train": 48 + 16, "validation": 6 + 2, "calibration": 6}
     counts = json.loads((cell / "zscore/report/metrics.json").read_text())["counts"]
     assert counts["judged"] == counts["test"] == 16
+
+
+def test_what_judges_together_is_made_of_the_cells_of_others(disc_folder, tmp_path):
+    methods = {
+        "all": {"of": ["ae", "ae/smoothed-sigma-1.5", "patchcore"]},
+        "seeds": {"of": ["ae"], "seeds": [0, 1]},
+        "lost": {"of": ["ae", "wild"]},
+        "ae": SUITE["methods"]["ae"],
+        "patchcore": SUITE["methods"]["patchcore"],
+        "wild": {"detector": "ae", "preset": "tiny", "set": {"recipe.learning_rate": 1e30}},
+    }
+    suite, out = written(tmp_path, methods=methods), tmp_path / "out"
+    assert [cell.seed for cell in read_suite(suite).cells if cell.method == "seeds"] == [0]
+    _, reasons = benchmark(suite, out, data=disc_folder)
+    assert {(name.split(", ")[1], name.split(", ")[3]) for name in reasons} == {
+        (method, f"seed {seed}") for method in ("lost", "wild") for seed in (0, 1)
+    }
+    assert "wild on discs, seed 1 failed, and this is made of it" in reasons["discs, lost, own, seed 1"]
+    cells = out / "cells" / "discs"
+    members = {name: Model.load(cells / name / "seed0" / "model").card["members"] for name in ("all", "seeds")}
+    assert [one["method"] for one in members["all"]][:2] == ["ae + squared", "ae + smoothed-1.5"]
+    assert [one["plan"]["seed"] for one in members["seeds"]] == [0, 1]
+    weights = [Model.load(cells / "ae" / f"seed{seed}" / "model").detector.state_dict() for seed in (0, 1)]
+    both = Model.load(cells / "seeds" / "seed0" / "model").detector.detectors
+    for mine, theirs in zip(both, weights, strict=True):
+        assert all(value.equal(theirs[name]) for name, value in mine.state_dict().items())
+    there = {(row["method"], row["seed"]) for row in rows(out) if row["failed"] == ""}
+    assert {("all", "0"), ("all", "1"), ("seeds", "0")} <= there
+    assert ("seeds", "1") not in there
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["card"]["methods"]["seeds"]["members"] == [
+        ["ae + squared, preset tiny, seed 0", "ae + squared, preset tiny, seed 1"]
+    ]
+    assert "ae + squared, preset tiny, seed 0; ae + squared, preset tiny, seed 1" in (out / "report.html").read_text()
+    lines = summary["data"]["discs"]
+    one = next(line for line in lines if line["method"] == "seeds")
+    assert one["costs"]["seconds"] == pytest.approx(
+        sum(json.loads((cells / "ae" / f"seed{seed}" / "cell.json").read_text())["seconds"] for seed in (0, 1)), abs=0.1
+    )
+    before = {path: path.stat().st_mtime_ns for path in cells.rglob("model.json")}
+    benchmark(suite, out, data=disc_folder)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 def test_a_cell_that_fails_is_a_row_with_its_reason_and_is_tried_again(salus, disc_folder, tmp_path):

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from salus.benchmark.pairing import bare
+from salus.benchmark.report import member_named
 from salus.benchmark.rows import Row
 from salus.benchmark.suite import Suite
 from salus.core import Label
@@ -86,6 +87,7 @@ def data_of(suite: Suite, name: str, rows: Sequence[Row], looks: Mapping[str, in
 def method_of(rows: Sequence[Row]) -> dict[str, Any]:
     """A method: what decided its training, the same on all data sets unless the suite prepares them otherwise."""
     plans = [row.run["card"]["plan"] for row in rows]
+    members = [row.run["card"].get("members", ()) for row in rows]
     return {
         "detector": plans[0]["detector"],
         "preset": plans[0]["preset"],
@@ -93,6 +95,7 @@ def method_of(rows: Sequence[Row]) -> dict[str, Any]:
         "recipe": distinct(plan["recipe"] for plan in plans),
         "scores": distinct(row.run.get("score", {}) for row in rows),
         "precision": distinct(row.run.get("precision", "") for row in rows),
+        "members": distinct([member_named(one) for one in of] for of in members if of),
     }
 
 

@@ -24,12 +24,13 @@ from salus.benchmark.evaluate import evaluate
 from salus.benchmark.painting import write_painted
 from salus.benchmark.pairing import bare
 from salus.benchmark.suite import Cell, Suite
-from salus.core.errors import SalusError
+from salus.core.errors import ConfigError, SalusError
 from salus.datasets.phantom import write_phantom
 from salus.io.files import write_whole
 from salus.model import Model, detections
 from salus.screening import screen
-from salus.training import Trained, rescored, train
+from salus.training import Trained, rescored, train, trained_before
+from salus.training.combining import combine
 from salus.training.tracking import Tracker, tracker
 
 ENDED = "cell.json"
@@ -103,17 +104,33 @@ def run(work: Work) -> None:
 
 
 def trained(work: Work, place: Path, tracked: Tracker) -> Trained:
-    """Train the cell's model."""
-    method, name = work.suite.methods[work.cell.method], work.cell.method
+    """Train the cell's model, or make it of those of other cells."""
+    method = work.suite.methods[work.cell.method]
     data, reader = work.source
+    if members := work.suite.members(work.cell):
+        combine([model_of(work, *member) for member in members], data, place / "model", dataset=reader)
+        return trained_before(place / "model")
     entry = work.suite.datasets[work.cell.data]
     also = [(one.reader, work.data / one.path) for one in entry.also]
     prepare = {f"prepare.{key}": value for key, value in entry.prepare.items()}
     settings = {**prepare, **method.set}
     return train(
-        method.detector or name, data, place / "model", dataset=reader, also=also, preset=method.preset,
-        settings=settings, seed=work.cell.seed, resume=True, tracked=tracked,
+        work.suite.detector_of(work.cell.method), data, place / "model", dataset=reader, also=also,
+        preset=method.preset, settings=settings, seed=work.cell.seed, resume=True, tracked=tracked,
     )  # fmt: skip
+
+
+def model_of(work: Work, cell: Cell, score: str) -> Path:
+    """The model folder of a cell that is done.
+
+    Raises:
+        ConfigError: it failed.
+    """
+    place = work.out / cell.place
+    folder = place / "model" if not work.suite.scores_of(cell.method)[score] else place / score / "model"
+    if not (folder / "model.json").is_file():
+        raise ConfigError(f"{cell} failed, and this is made of it.")
+    return folder
 
 
 def judged(work: Work, place: Path, score: str) -> dict[str, float]:

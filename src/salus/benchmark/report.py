@@ -349,7 +349,8 @@ def settings(run: Row) -> list[tuple[str, str]]:
     rows = [
         ("detector", run.get("detector", "")),
         ("preset", plan.get("preset", "")),
-        ("settings", told(run.get("settings", {}))),
+        ("members", "; ".join(member_named(one) for one in card.get("members", ()))),
+        ("settings", told({key: value for key, value in run.get("settings", {}).items() if key != "members"})),
         ("score", told(run.get("score", {}))),
         ("preparation", told(run["preparation"])),
         ("recipe", told(plan.get("recipe", {}))),
@@ -357,13 +358,20 @@ def settings(run: Row) -> list[tuple[str, str]]:
         ("healthy cases", counts),
         ("manifest SHA-256", card.get("manifest_sha256", "")),
         ("training seed", str(plan.get("seed", ""))),
-        ("epochs", str(card.get("run", {}).get("epoch", ""))),
+        ("epochs", str(card.get("run", {}).get("epoch") or "")),
         ("precision", run.get("precision", "")),
         ("parameters", f"{card['parameters']:,}" if "parameters" in card else ""),
         ("calibration", calibrated),
         ("versions at screening", told(run.get("versions", {}))),
     ]
     return [(name, bare(str(value))) for name, value in rows if value not in ("", "None")]
+
+
+def member_named(member: Mapping[str, Any]) -> str:
+    """One of an ensemble's, as its card lists them: 'ra + residual, preset fast, seed 0'."""
+    plan = member["plan"]
+    preset = f", preset {plan['preset']}" if plan["preset"] else ""
+    return f"{member['method']}{preset}, seed {plan['seed']}" if preset else str(member["method"])
 
 
 def told(values: Mapping[str, Any]) -> str:

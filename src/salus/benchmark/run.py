@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from salus.benchmark import cells
@@ -85,7 +86,9 @@ def benchmark(
     ]
     for cell in sorted(set(chosen.cells) - {work.cell for work in left}):
         on_cell(str(cell), "", len(chosen.cells))
-    for work, died in ENGINES[engine](cells.run, left, workers=workers):
+    # What is made of others waits for them.
+    stages = [[work for work in left if bool(chosen.methods[work.cell.method].of) is later] for later in (False, True)]
+    for work, died in chain.from_iterable(ENGINES[engine](cells.run, stage, workers=workers) for stage in stages):
         if died and failed(out, chosen, work.cell):  # it may end badly after all is written
             reasons = dict.fromkeys(chosen.scores_of(work.cell.method), died)
             write_whole(out / work.cell.place / ENDED, (json.dumps({"failed": reasons}, indent=1) + "\n").encode())
@@ -104,6 +107,9 @@ def begin(path: Path, name: str, suite: Suite) -> None:
     for data in there["datasets"].values():
         data.setdefault("also", [])  # older suites know of no further sets, and of no lesions
         data.setdefault("painted", False)
+    for method in there["methods"].values():
+        method.setdefault("of", [])  # nor of ensembles
+        method.setdefault("seeds", [])
     for group in ("datasets", "methods"):
         for entry in sorted(mine[group].keys() & there[group]):
             if mine[group][entry] != there[group][entry]:

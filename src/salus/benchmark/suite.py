@@ -8,10 +8,12 @@
     methods:
       ra: {}                                                 # the method's name, preset fast
       ae-4: {detector: ae, preset: paper, set: {latent: 4}}  # as `salus train ae --preset paper --set latent=4`
+      both: {of: [ra, ae-4/residual]}                        # as `salus combine`, of what the suite trained
     scores: [own, {name: residual}]                          # of every method that restores
     seeds: [0, 1, 2]
 
-Every method learns every data set with every seed: that is a cell, and all its scores share its one training.
+Every method learns every data set with every seed: that is a cell, and all its scores share its one training. What is
+`of` others is made of their cells.
 """
 
 import inspect
@@ -30,7 +32,7 @@ from salus.benchmark.published import published
 from salus.core.errors import ConfigError, WeightsError, complaint, did_you_mean
 from salus.datasets import DATASETS
 from salus.datasets.phantom import write_phantom
-from salus.detectors import Restorer, detector_class
+from salus.detectors import ENSEMBLE, Restorer, detector_class
 from salus.scores import build_score
 from salus.training.plan import resolved
 
@@ -78,11 +80,20 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
 class Method:
-    """A method of a suite; what is not said is what `salus train` would take."""
+    """A method of a suite; what is not said is what `salus train` would take.
 
-    detector: str = ""  # the entry's own name if empty
+    Attributes:
+        detector: key of `DETECTORS`; the entry's own name if empty.
+        preset, set: as `--preset` and `--set`.
+        of: in place of all these, methods of the suite whose models judge together, or METHOD/SCORE of one.
+        seeds: of the members; empty for the cell's own.
+    """
+
+    detector: str = ""
     preset: str = "fast"
     set: dict[str, Any] = field(default_factory=dict)
+    of: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
@@ -97,23 +108,42 @@ class Suite:
 
     @property
     def cells(self) -> list["Cell"]:
-        """Cells in the order they begin: whole data sets first, so that early tables already compare methods."""
-        return [Cell(*names) for names in product(self.datasets, self.seeds, self.methods)]
+        """Cells in the order they begin: whole data sets first, so that early tables already compare methods.
+
+        What is made of the trainings of several seeds is there once, beside the first.
+        """
+        return [
+            Cell(data, seed, method)
+            for data, seed, method in product(self.datasets, self.seeds, self.methods)
+            if not self.methods[method].seeds or seed == self.seeds[0]
+        ]
+
+    def detector_of(self, method: str) -> str:
+        """Key of `DETECTORS`, or `ENSEMBLE`."""
+        entry = self.methods[method]
+        return ENSEMBLE if entry.of else entry.detector or method
+
+    def members(self, cell: "Cell") -> list[tuple["Cell", str]]:
+        """What an ensemble is made of: cells, and which of their scores; empty for what is trained."""
+        entry = self.methods[cell.method]
+        named = [name.partition("/") for name in entry.of]
+        return [
+            (Cell(cell.data, seed, method), score or OWN)
+            for seed in entry.seeds or (cell.seed,)
+            for method, _, score in named
+        ]
 
     @property
     def floors(self) -> set[str]:
         """The methods that are there to be beaten: they are not ranked among the others."""
-        return {
-            name for name, entry in self.methods.items() if detector_class(entry.detector or name).FAMILY == "floor"
-        }
+        return {name for name in self.methods if detector_class(self.detector_of(name)).FAMILY == "floor"}
 
     def scores_of(self, method: str) -> dict[str, Score]:
         """The scores of a method by name; {} stands for its preset's own, and one that equals it is not there twice."""
-        entry = self.methods[method]
-        kind = detector_class(entry.detector or method)
+        kind = detector_class(self.detector_of(method))
         if not issubclass(kind, Restorer):
             return {OWN: {}}
-        own = OWN in self.scores and kind.PRESETS[entry.preset].score
+        own = OWN in self.scores and kind.PRESETS[self.methods[method].preset].score
         return {
             called(score): {} if isinstance(score, str) else score
             for score in self.scores
@@ -207,6 +237,11 @@ def check(suite: Suite) -> None:
             raise ConfigError(f"datasets.{name}: a painted test knows the people of one data set; leave also out.")
     untrained: set[str] = set()
     for name, method in suite.methods.items():
+        if method.of:
+            check_members(suite, name)
+            continue
+        if method.seeds:
+            raise ConfigError(f"methods.{name}: seeds are those of an ensemble's members; the suite's are for all.")
         try:
             with suppress(WeightsError):  # its rows will say so, and the others go on
                 settings = resolved(method.detector or name, method.preset, method.set, 0).settings
@@ -222,6 +257,31 @@ def check(suite: Suite) -> None:
     for table in suite.published:
         published(table)
     check_scores(suite.scores)
+
+
+def check_members(suite: Suite, name: str) -> None:
+    """Whether what an ensemble is made of is in the suite.
+
+    Raises:
+        ConfigError: see its message.
+    """
+    entry = suite.methods[name]
+    if entry.detector or entry.set:
+        raise ConfigError(f"methods.{name}: an ensemble is of other methods; detector and set are theirs.")
+    trained = [key for key, method in suite.methods.items() if not method.of]
+    for member in entry.of:
+        method, _, score = member.partition("/")
+        if method not in trained:
+            raise ConfigError(
+                f"methods.{name}.of: no method '{method}' is trained here.{did_you_mean(method, trained)}"
+            )
+        if score and score not in (scores := suite.scores_of(method)):
+            raise ConfigError(f"methods.{name}.of: {method} has no score '{score}' here.{did_you_mean(score, scores)}")
+    if missing := sorted(set(entry.seeds) - set(suite.seeds)):
+        raise ConfigError(f"methods.{name}.seeds: nothing is trained with seed {missing[0]}.")
+    members = suite.members(Cell("", suite.seeds[0], name))
+    if len(set(members)) < max(2, len(members)):
+        raise ConfigError(f"methods.{name}: an ensemble has two members or more, none of them twice.")
 
 
 def check_scores(scores: Sequence[str | Score]) -> None:

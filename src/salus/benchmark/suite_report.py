@@ -172,6 +172,8 @@ def data_lines(data: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def method_lines(method: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What the card says of a method."""
+    if method["members"]:
+        return [("made of", " / ".join("; ".join(members) for members in method["members"]))]
     return [
         ("detector", f"{method['detector']}, preset {method['preset']}"),
         *((key, listing(method[key])) for key in ("settings", "recipe", "scores", "precision")),

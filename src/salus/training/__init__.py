@@ -35,7 +35,7 @@ HEALTHY = (Split.TRAIN, Split.VALIDATION, Split.CALIBRATION)
 
 __all__ = [
     "Plan", "Run", "Stepper", "Trained", "first_image", "fit", "make_fabric", "manifest", "rescored", "train",
-    "with_score",
+    "trained_before", "with_score",
 ]  # fmt: skip
 
 

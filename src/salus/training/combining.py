@@ -1,5 +1,6 @@
 """Several trained models as one, see `salus.detectors.ensemble`; the command `salus combine`."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -26,21 +27,25 @@ def combine(folders: Sequence[Path], data: Path, out: Path, *, dataset: str = "f
         folders: two models or more that `train` (or this) made of the same healthy people, prepared alike.
         data, dataset: what they learned from, of several data sets the one they are for: its validation part gives
             the units, its calibration part the threshold, as it was for each of them.
-        out: the new model's folder; empty, or not there yet.
+        out: the new model's folder; one that holds this model already is left as it is.
 
     Returns:
-        The model that was written.
+        The model in `out`.
 
     Raises:
-        ConfigError: fewer than two, models of other people or preparation, other data, or a model in `out`.
+        ConfigError: fewer than two, models of other people or preparation, other data, or
+            another model in `out`.
         LayoutError: a part has no image that can be used.
         ModelError, StorageError: see their messages.
     """
     if len(folders) < 2:
         raise ConfigError("An ensemble has two members or more. Name another model.")
-    if (out / "model.json").exists():
-        raise ConfigError(f"{out} holds a model. Choose another folder.")
     models = [Model.load(folder) for folder in folders]
+    if (out / "model.json").is_file():
+        there = Model.load(out)
+        if there.card.get("members") != [told(model) for model in models]:
+            raise ConfigError(f"{out} holds another model. Choose another folder.")
+        return there
     for folder, model in zip(folders, models, strict=True):
         if differs := unlike(models[0], model):
             raise ConfigError(f"{folders[0]} and {folder} cannot be combined: {differs}.")
@@ -90,18 +95,20 @@ def joined(models: Sequence[Model], validation: Dataset) -> Model:
 
 
 def card_of(models: Sequence[Model]) -> dict[str, Any]:
-    """The first member's card, with what differs between members added up or listed."""
+    """The first member's card; what differs between members is added up, or stands with each in `members`."""
     first = models[0].card
     runs = [model.card["run"] for model in models]
+    nothing: dict[str, Any] = {"settings": {}, "score": {}, "recipe": {}}
     return {
         **first,
         "parameters": sum(model.card["parameters"] for model in models),
-        "plan": {**first["plan"], "detector": ENSEMBLE},
-        "run": {**first["run"], "seconds": sum(run["seconds"] for run in runs)},
+        "plan": {**first["plan"], **dict.fromkeys(("preset", "seed"), ""), "detector": ENSEMBLE, **nothing},
+        "run": {**first["run"], "epoch": 0, "seconds": sum(run["seconds"] for run in runs)},
         "members": [told(model) for model in models],
     }
 
 
 def told(model: Model) -> Mapping[str, Any]:
     """What an ensemble's card says of a member."""
-    return {"method": model.summary, "plan": model.card["plan"], "run": model.card["run"]}
+    known = {"method": model.summary, "score": model.score, "plan": model.card["plan"], "run": model.card["run"]}
+    return json.loads(json.dumps(known))  # type: ignore[no-any-return]  # as it will be read again
