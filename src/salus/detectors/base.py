@@ -66,9 +66,8 @@ class Recipe:
     """How long and how fast the loop trains. Part of a preset; every value can be set on the command line.
 
     Attributes:
-        epochs: passes over the training images.
-        steps: batches to learn from in all, as the nearest number of whole passes, one at the least; 0 where `epochs`
-            says how long.
+        epochs: passes over the training images; not looked at where `steps` says how long.
+        steps: batches to learn from in all, as the nearest number of whole passes, one at the least; 0 for `epochs`.
         batch: images a step; an incomplete last batch is dropped, unless it is the only one.
         learning_rate: of the optimiser.
         optimiser: "adam", "amsgrad", "adamw" (decoupled decay) or "rmsprop" (which takes no betas).
@@ -85,7 +84,7 @@ class Recipe:
         average: decay a step of an exponential moving average of the weights, which is then what is kept; 0 for none.
     """
 
-    epochs: int = Field(ge=1)
+    epochs: int = Field(default=1, ge=1)
     steps: int = Field(default=0, ge=0)
     batch: int = Field(ge=1)
     learning_rate: float = Field(gt=0, le=1e30)  # more is no single-precision step

@@ -43,15 +43,15 @@ class RA(Introspective):
             about="the released configuration: 128 px, Adam 5e-5, batch 8, up to 1500 epochs, best by validation error",
         ),
         "fast": Preset(
-            recipe=Recipe(epochs=80, batch=16, learning_rate=1e-3, select="last"),
+            recipe=Recipe(steps=2400, batch=8, learning_rate=1e-3, select="last", average=0.99),
             settings={
                 "size": 64,
                 "latent": 32,
                 "widths": (16, 32, 64, 128),
-                "beta_kl": 0.3,
+                "beta_kl": 0.1,
                 "beta_neg": 2048.0,
                 "gamma_rec": 0.0,
-                "warmup": 0.85,
+                "warmup": 0.9,
                 "ramp": 0.05,
             },
             score=SMOOTHED,
