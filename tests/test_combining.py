@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image as Picture
 
 from salus.core.errors import ConfigError
 from salus.detectors import build
@@ -55,19 +56,48 @@ def test_maps_and_scores_are_means_in_units_of_healthy_images_by_hand():
     assert seen.restored is None, "one of them restores nothing"
 
 
-def test_twice_the_same_model_judges_as_it_does_alone(models, disc_folder):
-    combine([models / "ae0", models / "ae0"], disc_folder, models / "twice")
-    alone, twice = (Model.load(models / name) for name in ("ae0", "twice"))
+def test_two_equal_members_judge_as_one_of_them_alone(models, disc_folder, tmp_path):
+    model = Model.load(models / "ae0")
+    replace(model, card={**model.card, "plan": {**model.card["plan"], "seed": 7}}).save(tmp_path / "other")
+    twice = combine([models / "ae0", tmp_path / "other"], disc_folder, tmp_path / "twice")
     x = discs(20, hole=True, seed=3)
-    one, two = (detections(model.detector, x) for model in (alone, twice))
-    for index in (0, 1):  # the same but for the unit
-        unit = twice.detector.highest[0] if index == 0 else twice.detector.spread[0]
-        offset = 0.0 if index == 0 else float(twice.detector.middle[0])
-        np.testing.assert_allclose(two[index] * float(unit) + offset, one[index], rtol=1e-4, atol=1e-6)
+    one, two = (detections(judge.detector, x) for judge in (model, twice))
+    unit, middle, spread = (float(getattr(twice.detector, name)[0]) for name in ("highest", "middle", "spread"))
+    np.testing.assert_allclose(two[0] * unit, one[0], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(two[1] * spread + middle, one[1], rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(two[2], one[2], rtol=1e-6, atol=1e-7)
-    assert alone.calibration.scores != twice.calibration.scores
-    ranks = [[model.calibration.p_value(s) for s in found[1]] for found, model in ((one, alone), (two, twice))]
+    assert model.calibration.scores != twice.calibration.scores
+    ranks = [[judge.calibration.p_value(s) for s in found[1]] for found, judge in ((one, model), (two, twice))]
     assert ranks[0] == ranks[1]
+
+
+def test_a_training_counts_once_however_many_scores_judge_with_it(models, disc_folder, tmp_path):
+    rescored(models / "ae0", {"name": "residual"}, disc_folder, tmp_path / "residual")
+    one, other = (Model.load(folder).card for folder in (models / "ae0", models / "ae1"))
+    made = combine([models / "ae0", tmp_path / "residual"], disc_folder, tmp_path / "scores")
+    assert made.card["parameters"] == one["parameters"]
+    assert made.card["run"]["seconds"] == one["run"]["seconds"]
+    made = combine([models / "ae0", models / "ae1"], disc_folder, tmp_path / "seeds")
+    assert made.card["parameters"] == one["parameters"] + other["parameters"]
+    assert made.card["run"]["seconds"] == one["run"]["seconds"] + other["run"]["seconds"]
+
+
+@pytest.mark.parametrize("calibrated", [0, 1])
+def test_what_a_member_was_calibrated_on_is_not_the_ensembles(calibrated, salus, models, disc_folder, tmp_path):
+    names, members = ("ae0", "pca"), []
+    for name in names:
+        members.append(shutil.copytree(models / name, tmp_path / name))
+    hospital = tmp_path / "hospital"
+    hospital.mkdir()
+    for index, picture in enumerate(discs(24, seed=11)):
+        Picture.fromarray(np.round(picture[0] * 255).astype(np.uint8)).save(hospital / f"{index}.png")
+    code, _, _ = salus("calibrate", members[calibrated], "--data", hospital, "--false-alarms", 0.2)
+    assert code == 0
+    assert "calibrated_on" in Model.load(members[calibrated]).card
+    made = combine(members, disc_folder, tmp_path / "both")
+    assert "calibrated_on" not in made.card
+    assert made.calibration.false_alarms == 0.05
+    assert len(made.calibration.scores) == Model.load(members[1 - calibrated]).card["counts"]["calibration"]
 
 
 def test_the_units_come_from_validation_people_alone(both, models, disc_folder):
@@ -103,6 +133,7 @@ def test_a_saved_ensemble_of_trunks_sees_the_same(models, disc_folder, tmp_path)
     for before, after in zip(detections(made.detector, x)[:2], detections(again.detector, x)[:2], strict=True):
         np.testing.assert_array_equal(before, after)
     outer = combine([tmp_path / "three", models / "ae1"], disc_folder, tmp_path / "four")
+    assert outer.summary == f"ensemble + ensemble ({made.detector.judged_by}), ae squared"
     assert outer.card["parameters"] == made.card["parameters"] + Model.load(models / "ae1").card["parameters"]
 
 
@@ -138,6 +169,11 @@ def test_what_cannot_be_combined_is_refused(salus, models, disc_folder, both, tm
         return " ".join(err.split())
 
     assert "two members or more" in refused(models / "ae0")
+    again = shutil.copytree(models / "ae0", tmp_path / "again")
+    assert "are one model" in refused(models / "ae0", models / "pca", again)
+    (tmp_path / "file").write_text("")
+    assert "cannot be made" in refused(models / "ae0", models / "pca", out=tmp_path / "file")
+    assert "did not learn from" in refused(models / "ae0", models / "pca", data=models, out=both)
     assert "holds another model" in refused(models / "ae0", models / "ae1", out=both)
     larger, others = tmp_path / "larger", tmp_path / "others"
     train("pca", disc_folder, larger, preset="tiny", settings={"size": 40})
@@ -149,6 +185,7 @@ def test_what_cannot_be_combined_is_refused(salus, models, disc_folder, both, tm
     assert "did not learn from" in refused(models / "ae0", models / "pca", data=others)
     with pytest.raises(ConfigError, match="salus combine"):
         train("ensemble", disc_folder, tmp_path / "m")
+    assert "salus combine" in salus("methods", "ensemble")[2]
     assert "salus combine" in salus("train", "ensemble", "--data", disc_folder, "--out", tmp_path / "m")[2]
 
 

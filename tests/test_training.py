@@ -231,6 +231,16 @@ def test_a_value_that_does_not_fit_a_recipe_is_named(settings, message):
         resolved("ra", "tiny", settings, seed=0)
 
 
+def test_what_counts_batches_takes_epochs_in_their_place_and_is_never_left_without_either():
+    recipe = resolved("ra", "fast", {"recipe.epochs": 5}, seed=0).recipe
+    assert (recipe.for_images(10_000).epochs, recipe.steps) == (5, 0)
+    assert resolved("ra", "fast", {}, seed=0).recipe.for_images(800).epochs == 24, "2,400 batches of 8"
+    with pytest.raises(
+        ConfigError, match=r"^ra fast counts batches: in place of recipe\.steps=0 set recipe\.epochs\.$"
+    ):
+        resolved("ra", "fast", {"recipe.steps": 0}, seed=0)
+
+
 def test_a_score_that_learns_is_fitted_on_the_validation_part_and_saved(disc_folder, tmp_path):
     settings = {"recipe.epochs": 2, "score.name": "zscore", "score.of": "squared"}
     folder = train("ae", disc_folder, tmp_path / "m", preset="tiny", settings=settings, precision="fp32").folder

@@ -27,7 +27,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from salus.core import Dataset, Label, Split
-from salus.core.errors import ConfigError, LayoutError, ModelError
+from salus.core.errors import ConfigError, LayoutError, ModelError, StorageError
 from salus.core.machine import keep_freed_memory
 from salus.datasets import open_dataset
 from salus.datasets.protocol import split
@@ -144,7 +144,10 @@ class Model:
         Raises:
             StorageError: disk full or not writable; an earlier model there stays whole.
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"{folder} cannot be made: {error.strerror or error}.") from error
         weights = save_tensors(learned(self.detector))
         about = self.describe(hashlib.sha256(weights).hexdigest())
         write_whole(folder / WEIGHTS, weights)

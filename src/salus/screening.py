@@ -51,8 +51,8 @@ DISPLAY = 256  # side of the overlay, pixels
 UNPACKED = ".unpacked-"  # folders in RESULTS while archives are screened
 REPORT = "dicom_report"  # role of the last file that is derived
 IMITATED = (
-    "This model computes in bfloat16, as its threshold was set, and this machine only imitates that: screening takes "
-    "several times as long. For such machines train with `--precision fp32`."
+    "This model computes in bfloat16, as its threshold was set, and this machine is not known to do so in hardware: "
+    "where it is imitated, screening takes several times as long. For such machines train with `--precision fp32`."
 )
 
 

@@ -142,6 +142,19 @@ def test_every_look_at_test_labels_is_in_the_ledger_also_of_what_is_no_longer_as
         ({"methods": {"ae": {}, "two": {"of": ["ae", "ae/squared"]}}}, "ae has no score 'squared' here"),
         ({"methods": {"ae": {}, "two": {"of": ["ae"], "seeds": [0, 7]}}}, "nothing is trained with seed 7"),
         ({"methods": {"ae": {}, "two": {"of": ["ae"], "seeds": [0, 1], "set": {"latent": 2}}}}, "set are theirs"),
+        (
+            {"methods": {"ae": {}, "two": {"of": ["ae"], "seeds": [0, 1], "preset": "tiny"}}},
+            "preset and set are theirs",
+        ),
+        ({"methods": {"ae": {}, "two": {"of": ["ae/", "ae"]}}}, "ae has no score '' here"),
+        (
+            {"methods": {"two": {"of": ["ae/own", "pca"]}, "ae": {"preset": "nope"}, "pca": {}}},
+            "ae has no preset 'nope'",
+        ),
+        (
+            {"methods": {"two": {"of": ["ae/x", "ae"]}, "ae": {}}, "scores": ["own", {"sigma": 2}]},
+            "a score has a name",
+        ),
         ({"methods": {"ae": {"seeds": [0, 1]}}}, "methods.ae: seeds are those of an ensemble's members"),
         (
             {"methods": {"ae": {}, "a": {"of": ["ae"], "seeds": [0, 1]}, "b": {"of": ["ae", "a"]}}},
@@ -327,6 +340,28 @@ def test_what_judges_together_is_made_of_the_cells_of_others(disc_folder, tmp_pa
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+@pytest.mark.usefixtures("numbers_only", "in_this_process")
+def test_members_judge_with_their_own_score_whatever_the_suite_asks_for(disc_folder, tmp_path):
+    methods = {
+        "auto": {"detector": "ae", "preset": "tiny", "set": {"recipe.epochs": 1, "latent": "auto"}},
+        "pca": {"preset": "tiny"},
+        "both": {"of": ["auto", "pca/own"]},
+    }
+    suite = written(tmp_path, methods=methods, scores=[{"name": "ssim"}], seeds=[0])
+    _, reasons = benchmark(suite, tmp_path / "out", data=disc_folder)
+    assert not reasons
+    card = Model.load(tmp_path / "out/cells/discs/both/seed0/model").card
+    assert [one["method"] for one in card["members"]] == ["ae + squared", "pca + residual"]
+
+
+def test_random_trunks_may_judge_together(tmp_path):
+    methods = {name: {"detector": "mkd", "preset": "tiny", "set": {"teacher": "random"}} for name in ("one", "two")}
+    suite = read_suite(written(tmp_path, methods={**methods, "both": {"of": ["one", "two"]}}))
+    assert len(suite.cells) == 6
+    with pytest.raises(ConfigError, match=r"sees with a random trunk"):
+        read_suite(written(tmp_path, methods={**methods, "ae": {}, "both": {"of": ["one", "ae"]}}))
+
+
 def test_a_cell_that_fails_is_a_row_with_its_reason_and_is_tried_again(salus, disc_folder, tmp_path):
     methods = {
         "ae": {"preset": "tiny", "set": {"recipe.epochs": 1}},
@@ -403,7 +438,7 @@ def test_a_benchmark_killed_at_random_moments_ends_as_one_that_was_not(done, dis
         process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         # By what is written, not by the clock: a busy machine would be killed before it began.
         enough = files(out) + moment.randint(1, 60)
-        while process.poll() is None and (files(out) < enough or len(list(out.rglob("cell.json"))) < cells):
+        while process.poll() is None and (files(out) < enough or len(list(out.glob("cells/*/*/*/cell.json"))) < cells):
             time.sleep(0.02)
         process.kill()
         process.wait()

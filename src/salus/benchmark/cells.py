@@ -127,7 +127,7 @@ def model_of(work: Work, cell: Cell, score: str) -> Path:
         ConfigError: it failed.
     """
     place = work.out / cell.place
-    folder = place / "model" if not work.suite.scores_of(cell.method)[score] else place / score / "model"
+    folder = place / score / "model" if work.suite.scores_of(cell.method).get(score) else place / "model"
     if not (folder / "model.json").is_file():
         raise ConfigError(f"{cell} failed, and this is made of it.")
     return folder

@@ -196,7 +196,9 @@ def read_suite(path: Path, preset: str | None = None) -> Suite:
     try:
         suite = TypeAdapter(Suite).validate_python(content)
         if preset is not None:
-            methods = {name: replace(method, preset=preset) for name, method in suite.methods.items()}
+            methods = {
+                name: method if method.of else replace(method, preset=preset) for name, method in suite.methods.items()
+            }
             suite = replace(suite, methods=methods)
         check(suite)
     except ValidationError as error:
@@ -236,9 +238,9 @@ def check(suite: Suite) -> None:
         if data.also and data.painted:
             raise ConfigError(f"datasets.{name}: a painted test knows the people of one data set; leave also out.")
     untrained: set[str] = set()
+    ensembles = [name for name, method in suite.methods.items() if method.of]
     for name, method in suite.methods.items():
         if method.of:
-            check_members(suite, name)
             continue
         if method.seeds:
             raise ConfigError(f"methods.{name}: seeds are those of an ensemble's members; the suite's are for all.")
@@ -248,15 +250,17 @@ def check(suite: Suite) -> None:
                 untrained |= {name for key in RANDOM if settings.get(key) == "random"}
         except ConfigError as error:
             raise ConfigError(f"methods.{name}: {error}") from error
+    check_scores(suite.scores)
+    for name in ensembles:
+        check_members(suite, name)
     untrained -= suite.floors
-    if untrained and (others := suite.methods.keys() - untrained - suite.floors):
+    if untrained and (others := suite.methods.keys() - untrained - suite.floors - set(ensembles)):
         raise ConfigError(
             f"methods.{min(untrained)} sees with a random trunk, {min(others)} does not: give random trunks a suite of "
             "their own, or compare with the floor random-features."
         )
     for table in suite.published:
         published(table)
-    check_scores(suite.scores)
 
 
 def check_members(suite: Suite, name: str) -> None:
@@ -266,16 +270,16 @@ def check_members(suite: Suite, name: str) -> None:
         ConfigError: see its message.
     """
     entry = suite.methods[name]
-    if entry.detector or entry.set:
-        raise ConfigError(f"methods.{name}: an ensemble is of other methods; detector and set are theirs.")
+    if entry.detector or entry.set or entry.preset != Method.preset:
+        raise ConfigError(f"methods.{name}: an ensemble is of other methods; detector, preset and set are theirs.")
     trained = [key for key, method in suite.methods.items() if not method.of]
     for member in entry.of:
-        method, _, score = member.partition("/")
+        method, slash, score = member.partition("/")
         if method not in trained:
             raise ConfigError(
                 f"methods.{name}.of: no method '{method}' is trained here.{did_you_mean(method, trained)}"
             )
-        if score and score not in (scores := suite.scores_of(method)):
+        if slash and score not in (scores := [OWN, *suite.scores_of(method)]):
             raise ConfigError(f"methods.{name}.of: {method} has no score '{score}' here.{did_you_mean(score, scores)}")
     if missing := sorted(set(entry.seeds) - set(suite.seeds)):
         raise ConfigError(f"methods.{name}.seeds: nothing is trained with seed {missing[0]}.")

@@ -68,8 +68,11 @@ def one(name: str, as_json: bool) -> None:
     """The page of a method, then every setting of every preset."""
     from dataclasses import asdict, fields
 
-    from salus.detectors import DETECTORS, detector_class
+    from salus.core.errors import ConfigError
+    from salus.detectors import DETECTORS, ENSEMBLE, NO_METHOD, detector_class
 
+    if name == ENSEMBLE:
+        raise ConfigError(NO_METHOD)
     kind = detector_class(name)
     page = page_of("methods", DETECTORS[name].split(":")[0].rpartition(".")[2])
     defaults = {field.name: getattr(kind.Config(), field.name) for field in fields(kind.Config)}

@@ -38,11 +38,13 @@ DETECTORS = {
     "vae": "salus.detectors.vae:VAE",
 }
 
-ENSEMBLE = "ensemble"  # no method to train: made of trained models by `salus combine`
+ENSEMBLE = "ensemble"
+NO_METHOD = "An ensemble is made of trained models, by `salus combine`; there is nothing to train."
 
 __all__ = [
     "DETECTORS",
     "ENSEMBLE",
+    "NO_METHOD",
     "Detection",
     "Detector",
     "Preset",

@@ -66,8 +66,8 @@ class Recipe:
     """How long and how fast the loop trains. Part of a preset; every value can be set on the command line.
 
     Attributes:
-        epochs: passes over the training images; not looked at where `steps` says how long.
-        steps: batches to learn from in all, as the nearest number of whole passes, one at the least; 0 for `epochs`.
+        epochs: passes over the training images.
+        steps: in their place, batches to learn from in all, as the nearest number of whole passes, one at the least.
         batch: images a step; an incomplete last batch is dropped, unless it is the only one.
         learning_rate: of the optimiser.
         optimiser: "adam", "amsgrad", "adamw" (decoupled decay) or "rmsprop" (which takes no betas).

@@ -66,8 +66,11 @@ class Ensemble(Detector):
 
     @property
     def judged_by(self) -> str:
-        shown = zip(self.config.members, self.detectors, strict=True)
-        return ", ".join(f"{one.detector} {net.judged_by}".strip() for one, net in shown)
+        named = []
+        for one, net in zip(self.config.members, self.detectors, strict=True):
+            judged_by = f"({net.judged_by})" if isinstance(net, Ensemble) else net.judged_by
+            named.append(f"{one.detector} {judged_by}".strip())
+        return ", ".join(named)
 
     def parts(self) -> Mapping[str, Iterable[nn.Parameter]]:
         return {}

@@ -15,9 +15,10 @@ from salus.datasets.protocol import split
 from salus.detectors import ENSEMBLE
 from salus.detectors.ensemble import Ensemble, EnsembleConfig, Member
 from salus.io import read_study, study_sha256
-from salus.model import Model, Precision, calibration_of, detections
+from salus.io.files import file_sha256
+from salus.model import WEIGHTS, Model, Precision, calibration_of, detections
 from salus.preprocess.cache import PreparedCache
-from salus.training import manifest
+from salus.training import Run, manifest
 
 
 def combine(folders: Sequence[Path], data: Path, out: Path, *, dataset: str = "folder") -> Model:
@@ -33,27 +34,30 @@ def combine(folders: Sequence[Path], data: Path, out: Path, *, dataset: str = "f
         The model in `out`.
 
     Raises:
-        ConfigError: fewer than two, models of other people or preparation, other data, or
-            another model in `out`.
+        ConfigError: fewer than two, one of them twice, models of other people or preparation, other data, or another
+            model in `out`.
         LayoutError: a part has no image that can be used.
         ModelError, StorageError: see their messages.
     """
     if len(folders) < 2:
         raise ConfigError("An ensemble has two members or more. Name another model.")
     models = [Model.load(folder) for folder in folders]
-    if (out / "model.json").is_file():
-        there = Model.load(out)
-        if there.card.get("members") != [told(model) for model in models]:
-            raise ConfigError(f"{out} holds another model. Choose another folder.")
-        return there
-    for folder, model in zip(folders, models, strict=True):
+    members = [told(folder, model) for folder, model in zip(folders, models, strict=True)]
+    for index, (folder, model) in enumerate(zip(folders, models, strict=True)):
         if differs := unlike(models[0], model):
             raise ConfigError(f"{folders[0]} and {folder} cannot be combined: {differs}.")
+        if members[index] in members[:index]:
+            raise ConfigError(f"{folders[members.index(members[index])]} and {folder} are one model. Name it once.")
     cases = split(open_dataset(dataset, data))
     if manifest(cases) != models[0].card["plan"]["manifest_sha256"]:
         raise ConfigError(f"{folders[0]} did not learn from {data}: files, or their parts, differ. Name its own data.")
+    if (out / "model.json").is_file():
+        there = Model.load(out)
+        if there.card.get("members") != members:
+            raise ConfigError(f"{out} holds another model. Choose another folder.")
+        return there
     healthy = cases.only(label=Label.NORMAL)
-    made = joined(models, healthy.only(split=Split.VALIDATION))
+    made = joined(models, members, healthy.only(split=Split.VALIDATION))
     calibration, _ = calibration_of(made, healthy.only(split=Split.CALIBRATION))
     made = replace(made, calibration=calibration)
     made.save(out)
@@ -71,10 +75,14 @@ def unlike(first: Model, other: Model) -> str:
     return ""
 
 
-def joined(models: Sequence[Model], validation: Dataset) -> Model:
-    """The ensemble, in units of healthy cases that its members did not learn from; not yet calibrated."""
-    members = tuple(Member(detector=m.name, settings=m.settings, score=m.score) for m in models)
-    config = EnsembleConfig(size=models[0].preparation.size, members=members)
+def joined(models: Sequence[Model], members: Sequence[Mapping[str, Any]], validation: Dataset) -> Model:
+    """The ensemble, in units of healthy cases that its members did not learn from; not yet calibrated.
+
+    Args:
+        members: of each model, what the card says of it.
+    """
+    built = tuple(Member(detector=m.name, settings=m.settings, score=m.score) for m in models)
+    config = EnsembleConfig(size=models[0].preparation.size, members=built)
     net = Ensemble(config)
     for into, model in zip(net.detectors, models, strict=True):
         into.load_state_dict(model.detector.state_dict())
@@ -90,25 +98,29 @@ def joined(models: Sequence[Model], validation: Dataset) -> Model:
         detector=net,
         preparation=models[0].preparation,
         precision=precision,
-        card=card_of(models),
+        card=card_of(models, members),
     )
 
 
-def card_of(models: Sequence[Model]) -> dict[str, Any]:
-    """The first member's card; what differs between members is added up, or stands with each in `members`."""
+# What is the same for all that learned from the same people, prepared alike.
+SHARED = ("dataset", "counts", "manifest_sha256", "also", "learned_from", "unit", "modality", "left_out", "remarks")
+
+
+def card_of(models: Sequence[Model], members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the members share; what differs is added up, or stands with each in `members`."""
     first = models[0].card
-    runs = [model.card["run"] for model in models]
-    nothing: dict[str, Any] = {"settings": {}, "score": {}, "recipe": {}}
+    trainings = {one["weights_sha256"]: model.card for one, model in zip(members, models, strict=True)}.values()
+    nothing: dict[str, Any] = {"preset": "", "seed": "", "settings": {}, "score": {}, "recipe": {}}
     return {
-        **first,
-        "parameters": sum(model.card["parameters"] for model in models),
-        "plan": {**first["plan"], **dict.fromkeys(("preset", "seed"), ""), "detector": ENSEMBLE, **nothing},
-        "run": {**first["run"], "epoch": 0, "seconds": sum(run["seconds"] for run in runs)},
-        "members": [told(model) for model in models],
+        **{key: first[key] for key in SHARED if key in first},
+        "parameters": sum(card["parameters"] for card in trainings),
+        "plan": {**first["plan"], **nothing, "detector": ENSEMBLE},
+        "run": asdict(Run(best=0.0, seconds=sum(card["run"]["seconds"] for card in trainings))),
+        "members": list(members),
     }
 
 
-def told(model: Model) -> Mapping[str, Any]:
-    """What an ensemble's card says of a member."""
-    known = {"method": model.summary, "score": model.score, "plan": model.card["plan"], "run": model.card["run"]}
-    return json.loads(json.dumps(known))  # type: ignore[no-any-return]  # as it will be read again
+def told(folder: Path, model: Model) -> dict[str, Any]:
+    """What an ensemble's card says of a member, as JSON brings it back."""
+    known: dict[str, Any] = json.loads(json.dumps({"score": dict(model.score), "plan": model.card["plan"]}))
+    return {"method": model.summary, **known, "weights_sha256": file_sha256([folder / WEIGHTS])}

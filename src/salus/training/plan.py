@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from salus.core.errors import ConfigError, complaint, did_you_mean
 from salus.core.machine import in_words, memory
-from salus.detectors import ENSEMBLE, Recipe, build, detector_class
+from salus.detectors import ENSEMBLE, NO_METHOD, Recipe, build, detector_class
 from salus.model import Model
 from salus.preprocess.preparation import Preparation
 
@@ -45,7 +45,7 @@ def resolved(detector: str, preset: str, settings: Mapping[str, Any], seed: int)
     """
     kind = detector_class(detector)
     if detector == ENSEMBLE:
-        raise ConfigError("An ensemble is made of trained models, by `salus combine`; there is nothing to train.")
+        raise ConfigError(NO_METHOD)
     if preset not in kind.PRESETS:
         raise ConfigError(f"{detector} has no preset '{preset}'.{did_you_mean(preset, kind.PRESETS)}")
     chosen = kind.PRESETS[preset]
@@ -58,6 +58,8 @@ def resolved(detector: str, preset: str, settings: Mapping[str, Any], seed: int)
         grouped[group][key] = settings[path]
     if "epochs" in grouped["recipe"] and grouped["recipe"].setdefault("steps", 0):
         raise ConfigError("recipe.epochs and recipe.steps both say how long to train. Set one of them.")
+    if chosen.recipe.steps and grouped["recipe"].get("steps") == 0 and "epochs" not in grouped["recipe"]:
+        raise ConfigError(f"{detector} {preset} counts batches: in place of recipe.steps=0 set recipe.epochs.")
     if "size" in grouped["prepare"]:
         raise ConfigError(f"prepare.size is {detector}'s own setting 'size': --set size={grouped['prepare']['size']}.")
     if seed < 0:
