@@ -47,7 +47,8 @@ def quick(numbers_only, in_this_process, monkeypatch) -> None:
 @pytest.mark.parametrize("suite", [*SUITES, *RESEARCH], ids=lambda path: path.stem)
 def test_names_and_settings_of_a_suite_exist_at_its_presets_and_at_tiny(suite):
     assert read_suite(suite).cells
-    assert {method.preset for method in read_suite(suite, "tiny").methods.values()} == {"tiny"}
+    trained = [method for method in read_suite(suite, "tiny").methods.values() if not method.of]
+    assert {method.preset for method in trained} == {"tiny"}
 
 
 @pytest.mark.slow
