@@ -27,13 +27,13 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from salus.core import Dataset, Label, Split
-from salus.core.errors import ConfigError, LayoutError, ModelError, StorageError
+from salus.core.errors import ConfigError, LayoutError, ModelError
 from salus.core.machine import keep_freed_memory
 from salus.datasets import open_dataset
 from salus.datasets.protocol import split
 from salus.detectors import Detector, build
 from salus.io import read_study, study_sha256
-from salus.io.files import file_sha256, write_whole
+from salus.io.files import file_sha256, make_folder, write_whole
 from salus.metrics import FALSE_ALARMS as OF_CURVE
 from salus.metrics import pixel_threshold, threshold_grid_ra2024
 from salus.preprocess.cache import PreparedCache
@@ -144,10 +144,7 @@ class Model:
         Raises:
             StorageError: disk full or not writable; an earlier model there stays whole.
         """
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(f"{folder} cannot be made: {error.strerror or error}.") from error
+        make_folder(folder)
         weights = save_tensors(learned(self.detector))
         about = self.describe(hashlib.sha256(weights).hexdigest())
         write_whole(folder / WEIGHTS, weights)

@@ -27,7 +27,7 @@ from salus.io import read_study, write_image
 from salus.io.archive import unpack
 from salus.io.derived import from_dicom, write_derived
 from salus.io.dicom import listed_in
-from salus.io.files import write_whole
+from salus.io.files import make_folder, write_whole
 from salus.io.results import (
     cleared,
     hashes,
@@ -402,19 +402,6 @@ def at_home(slices: NDArray[np.float32], prepared: Image, source: Image, *, outs
     stack = np.moveaxis(slices[:, 0], 0, -1)
     array = stack[..., 0] if prepared.array.ndim == 2 else stack
     return resample(replace(prepared, array=np.ascontiguousarray(array)), like=source, outside=outside)
-
-
-def make_folder(path: Path) -> Path:
-    """The folder, made if need be.
-
-    Raises:
-        StorageError: it cannot be made.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"{path} cannot be made: {error.strerror or error}.") from error
-    return path
 
 
 def ahead(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], window: int) -> Iterator[R]:

@@ -36,11 +36,11 @@ from salus.benchmark.protocols import protocols
 from salus.core import Dataset, Label, Verdict
 from salus.core.errors import SalusError, WeightsError
 from salus.io import read_image, read_study
-from salus.io.files import write_whole
+from salus.io.files import make_folder, write_whole
 from salus.metrics import flagged_share, mae, pixel_edges, ssim
 from salus.model import versions
 from salus.preprocess import Preparation, resample
-from salus.screening import make_folder, slices_of
+from salus.screening import slices_of
 
 FORMAT = 1
 BATCH = 16  # healthy cases that go through LPIPS together

@@ -29,11 +29,10 @@ from salus.core.errors import ConfigError
 from salus.datasets import open_dataset
 from salus.datasets.protocol import split
 from salus.io import read_study, study_sha256
-from salus.io.files import write_whole
+from salus.io.files import make_folder, write_whole
 from salus.metrics import auroc
 from salus.model import Model, case_score, detections, versions
 from salus.preprocess.cache import PreparedCache
-from salus.screening import make_folder
 from salus.training import Run, gathered, make_fabric, sources, train
 from salus.training.further import further_sets
 from salus.training.latent import SIZES, UNDECIDED, Sight, chosen, look, sights, smallest

@@ -26,7 +26,7 @@ from salus.core import Case, Dataset, Label, Split
 from salus.core.errors import ImageError, LayoutError
 from salus.datasets import open_dataset
 from salus.io import read_study, study_sha256
-from salus.io.files import write_whole
+from salus.io.files import make_folder, write_whole
 from salus.metrics import auroc, is_hit, resample, weighted_mean, wilson
 from salus.model import Model, case_score, detections, model_id, versions
 from salus.preprocess.lesions import (
@@ -41,7 +41,7 @@ from salus.preprocess.lesions import (
     has_room,
     intensity_range,
 )
-from salus.screening import make_folder, slices_of
+from salus.screening import slices_of
 
 FORMAT = 1
 SIZES = (1 / 32, 3 / 64, 1 / 16, 3 / 32, 1 / 8, 3 / 16, 1 / 4)  # diameter, of the grid's side

@@ -19,6 +19,7 @@ from salus.benchmark.floors import FLOORS
 from salus.benchmark.pairing import Judged, bare, truth
 from salus.core import Image, Verdict
 from salus.core.errors import SalusError
+from salus.detectors import ENSEMBLE
 from salus.io import read_image, read_study
 from salus.io.files import write_whole
 from salus.preprocess import Preparation, resample
@@ -370,8 +371,9 @@ def settings(run: Row) -> list[tuple[str, str]]:
 def member_named(member: Mapping[str, Any]) -> str:
     """One of an ensemble's, as its card lists them: 'ra + residual, preset fast, seed 0'."""
     plan = member["plan"]
-    preset = f", preset {plan['preset']}" if plan["preset"] else ""
-    return f"{member['method']}{preset}, seed {plan['seed']}" if preset else str(member["method"])
+    if plan["detector"] == ENSEMBLE:  # of which each member has a preset and a seed of its own
+        return str(member["method"])
+    return f"{member['method']}, preset {plan['preset']}, seed {plan['seed']}"
 
 
 def told(values: Mapping[str, Any]) -> str:

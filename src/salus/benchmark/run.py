@@ -22,8 +22,7 @@ from salus.benchmark.tables import write_tables
 from salus.core.errors import ConfigError, did_you_mean
 from salus.core.machine import memory, processors
 from salus.engines import local, ray
-from salus.io.files import write_whole
-from salus.screening import make_folder
+from salus.io.files import make_folder, write_whole
 from salus.training.tracking import is_uri, tracker
 
 MEMORY = 4 * 2**30  # bytes that a cell may take, so that by default as many run as there is room for

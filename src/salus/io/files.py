@@ -1,4 +1,4 @@
-"""What reading and writing share: hashes of files, and writing that is either finished or never happened."""
+"""What reading and writing share: hashes of files, folders, and writing that is either finished or never happened."""
 
 import contextlib
 import errno
@@ -28,6 +28,19 @@ def file_sha256(paths: Iterable[Path]) -> str:
         except OSError as error:
             raise ImageError(f"{path} cannot be opened: {error.strerror or error}.") from error
     return digest.hexdigest()
+
+
+def make_folder(path: Path) -> Path:
+    """The folder, made if need be.
+
+    Raises:
+        StorageError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be made: {error.strerror or error}.") from error
+    return path
 
 
 def write_whole(path: Path, content: bytes) -> None:

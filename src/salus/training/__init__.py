@@ -16,12 +16,12 @@ import torch
 from lightning_fabric import Fabric
 
 from salus.core import Dataset, Image, Label, Split
-from salus.core.errors import ConfigError, ImageError, LayoutError, StorageError
+from salus.core.errors import ConfigError, ImageError, LayoutError
 from salus.datasets import open_dataset
 from salus.datasets.protocol import split
 from salus.detectors import Detector, Restorer, build
 from salus.io import read_study, study_sha256
-from salus.io.files import write_whole
+from salus.io.files import make_folder, write_whole
 from salus.model import Calibration, Model, Precision, calibration_of, shortfall
 from salus.preprocess.cache import Prepared, PreparedCache
 from salus.preprocess.preparation import Preparation
@@ -389,11 +389,7 @@ def written(
 
 def make_progress(progress: Path, plan: Plan) -> None:
     """The folder of a training under way, with its plan."""
-    try:
-        progress.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"{progress} cannot be made: {error.strerror or error}.") from error
-    for left in progress.glob(".*.part"):  # of a run that was killed while it wrote
+    for left in make_folder(progress).glob(".*.part"):  # of a run that was killed while it wrote
         left.unlink()
     write_whole(progress / "plan.json", json.dumps(asdict(plan), indent=1).encode())
 
