@@ -82,5 +82,5 @@ def test_help_loads_neither_torch_nor_anything_else_heavy():
         "import contextlib, io, salus.cli as c\n"
         "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit): c.app(['--help'])"
     )
-    heavy = {"torch", "scipy", "sklearn", "skimage", "matplotlib", "nibabel", "pydantic", "lightning_fabric"}
+    heavy = {"torch", "numpy", "scipy", "sklearn", "skimage", "matplotlib", "nibabel", "pydantic", "lightning_fabric"}
     assert not loaded_by(f"exec({code!r})") & heavy

@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -333,7 +334,10 @@ def learned(detector: Detector) -> dict[str, torch.Tensor]:
 
 def versions() -> dict[str, str]:
     """Versions that can move numbers."""
-    return {name: version(name) for name in ("salus", "torch", "numpy", "scipy")}
+    return {name: installed(name) for name in ("salus", "torch", "numpy", "scipy")}
+
+
+installed = cache(version)  # every study asks, and a package's description is long to read
 
 
 def sealed(about: Mapping[str, Any]) -> str:

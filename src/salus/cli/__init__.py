@@ -20,7 +20,6 @@ from salus.cli.plan import plan
 from salus.cli.probe import probe
 from salus.cli.screen import screen
 from salus.cli.train import train
-from salus.core.errors import SalusError
 
 app = typer.Typer(
     help="Learn what healthy looks like; find what does not. For research, not for diagnosis.",
@@ -37,11 +36,15 @@ def main() -> None:
     """Entry point of the console script."""
     try:
         app()
-    except SalusError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(2)
     except KeyboardInterrupt:
         print(
             "Interrupted. What is finished is kept; the same command goes on (`train` with --resume).", file=sys.stderr
         )
         sys.exit(130)
+    except Exception as error:
+        from salus.core.errors import SalusError  # not above: numpy comes with it, which `--help` has no use for
+
+        if not isinstance(error, SalusError):
+            raise
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -6,8 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from salus.core.errors import ConfigError
-
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -18,6 +16,8 @@ def settings(pairs: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: a pair without "=".
     """
+    from salus.core.errors import ConfigError
+
     found: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
@@ -36,6 +36,8 @@ def further(sets: Sequence[str]) -> list[tuple[str, Path]]:
     Raises:
         ConfigError: one without ":", or with nothing on one side of it.
     """
+    from salus.core.errors import ConfigError
+
     found = []
     for text in sets:
         reader, _, folder = text.partition(":")
