@@ -36,6 +36,19 @@ def test_residuals_by_hand():
     torch.testing.assert_close(build_score("smoothed")(x, restored), torch.full_like(x, 0.5))
 
 
+@pytest.mark.parametrize("settings", [{"name": "residual"}, {"name": "smoothed", "sigma": 0}])
+def test_a_sign_keeps_what_is_brighter_or_darker_than_the_restoration_alone(settings):
+    x, restored = torch.tensor([[[[0.75, 0.25, 0.5]]]]), torch.full((1, 1, 1, 3), 0.5)
+    found = {sign: build_score(**settings, sign=sign)(x, restored).flatten().tolist() for sign in ("bright", "dark")}
+    assert found == {"bright": [0.25, 0, 0], "dark": [0, 0.25, 0]}
+    assert build_score(**settings, sign="both")(x, restored).flatten().tolist() == [0.25, 0.25, 0]
+
+
+def test_the_sign_is_dropped_after_smoothing():
+    x = ((torch.arange(16)[:, None] + torch.arange(16)) % 2).float()[None, None]
+    assert build_score("smoothed", sign="bright")(x, torch.full_like(x, 0.5))[..., 4:12, 4:12].max() < 0.02
+
+
 def test_smoothing_before_the_sign_is_dropped_cancels_what_alternates():
     chequers = ((torch.arange(16)[:, None] + torch.arange(16)) % 2).float()[None, None]
     restored = torch.full_like(chequers, 0.5)
@@ -179,6 +192,10 @@ def test_a_name_tells_everything_that_changes_the_numbers():
     ]  # fmt: skip
     assert len(set(names)) == 16
     assert build_score("smoothed", sigma=1).name != build_score("smoothed", sigma=2).name
+    signed = [
+        build_score(name, sign=sign).name for name in ("residual", "smoothed") for sign in ("both", "bright", "dark")
+    ]
+    assert len(set(signed)) == 6
 
 
 def test_half_precision_changes_a_map_little():

@@ -1,7 +1,7 @@
 """Residuals: how far each pixel is from its restoration."""
 
 import math
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,16 +10,36 @@ from torch import Tensor
 
 from salus.scores.base import Reduction, Score
 
+Sign = Literal["both", "bright", "dark"]
+
+
+def of_sign(difference: Tensor, sign: Sign) -> Tensor:
+    """x - restored without its sign, or what of it is brighter ("bright") or darker than the restoration alone."""
+    if sign == "both":
+        return difference.abs()
+    return (difference if sign == "bright" else -difference).clamp(min=0)
+
+
+def named(name: str, sign: Sign) -> str:
+    return name if sign == "both" else f"{name}-{sign}"
+
 
 class Residual(Score):
-    """|x - restored|."""
+    """|x - restored|.
+
+    Args:
+        sign: "both", or where findings are known to be bright (on FLAIR, say) or dark, these alone, as in
+            Baur et al. 2021, arXiv:2004.03271.
+        image: see `Score`.
+    """
 
     @validate_call
-    def __init__(self, *, image: Reduction = "mean") -> None:
-        super().__init__("residual", image)
+    def __init__(self, *, sign: Sign = "both", image: Reduction = "mean") -> None:
+        super().__init__(named("residual", sign), image)
+        self.sign = sign
 
     def forward(self, x: Tensor, restored: Tensor) -> Tensor:
-        return (x - restored).abs()
+        return of_sign(x - restored, self.sign)
 
 
 class Squared(Score):
@@ -41,18 +61,23 @@ class Smoothed(Score):
 
     Args:
         sigma: of the Gaussian, pixels of the network's grid; 0 smooths nothing.
+        sign: see `Residual`.
         image: see `Score`.
     """
 
     @validate_call
     def __init__(
-        self, *, sigma: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0, image: Reduction = "mean"
+        self,
+        *,
+        sigma: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0,
+        sign: Sign = "both",
+        image: Reduction = "mean",
     ) -> None:
-        super().__init__(f"smoothed-{sigma:g}", image)
-        self.sigma = sigma
+        super().__init__(named(f"smoothed-{sigma:g}", sign), image)
+        self.sigma, self.sign = sigma, sign
 
     def forward(self, x: Tensor, restored: Tensor) -> Tensor:
-        return gaussian(x - restored, self.sigma).abs()
+        return of_sign(gaussian(x - restored, self.sigma), self.sign)
 
 
 def gaussian(maps: Tensor, sigma: float) -> Tensor:
