@@ -14,13 +14,14 @@ Sign = Literal["both", "bright", "dark"]
 
 
 def of_sign(difference: Tensor, sign: Sign) -> Tensor:
-    """x - restored without its sign, or what of it is brighter ("bright") or darker than the restoration alone."""
+    """|d|; for "bright" d where the image is brighter than restored, for "dark" -d where it is darker, 0 elsewhere."""
     if sign == "both":
         return difference.abs()
     return (difference if sign == "bright" else -difference).clamp(min=0)
 
 
 def named(name: str, sign: Sign) -> str:
+    """The score's name with its sign, where that is not the usual one."""
     return name if sign == "both" else f"{name}-{sign}"
 
 
