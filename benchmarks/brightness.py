@@ -16,6 +16,7 @@ import torch
 from salus.core import Dataset, Label, Split
 from salus.datasets import open_dataset
 from salus.datasets.protocol import split
+from salus.detectors.base import SMOOTHED
 from salus.io import read_study, study_sha256
 from salus.metrics import auroc
 from salus.model import Model, detections
@@ -58,9 +59,10 @@ def looked_at(model: Model, cases: Dataset) -> tuple[np.ndarray, np.ndarray, np.
 
 
 def scored(difference: np.ndarray, sign: str) -> np.ndarray:
-    score = build_score("smoothed", sigma=2.0, image="top1", sign=sign)
-    difference = torch.from_numpy(difference.astype(np.float32))
-    return score.reduce(score(difference, torch.zeros_like(difference))).numpy()
+    """(n,) image scores of differences, by the score of `fast`."""
+    score = build_score(**SMOOTHED, sign=sign)
+    x = torch.from_numpy(difference.astype(np.float32))
+    return score.reduce(score(x, torch.zeros_like(x))).numpy()
 
 
 if __name__ == "__main__":

@@ -29,8 +29,7 @@ class Residual(Score):
     """|x - restored|.
 
     Args:
-        sign: "both", or where findings are known to be bright (on FLAIR, say) or dark, these alone, as in
-            Baur et al. 2021, arXiv:2004.03271.
+        sign: "both", or where findings are known to be bright (on FLAIR, say) or dark, these alone.
         image: see `Score`.
     """
 
