@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -181,10 +182,12 @@ def write_overlay(
     start = float(np.quantile(anomaly, 0.95)) if threshold is None else threshold
     size = (picture.shape[1], picture.shape[0])
     wide = np.asarray(Picture.fromarray(anomaly).resize(size, Picture.Resampling.BILINEAR))
-    heat = np.clip((wide - start) / max(2 * start, 1e-12), 0, 1)[..., None]
-    alpha = np.where(wide[..., None] > start, 0.35 + 0.45 * heat, 0)
+    shown = np.repeat(np.round(picture * 255).astype(np.uint8)[..., None], 3, axis=-1)
+    above = wide > start
+    heat = np.clip((wide[above] - start) / max(2 * start, 1e-12), 0, 1)[:, None]
+    alpha = 0.35 + 0.45 * heat
     colour = np.concatenate([np.ones_like(heat), heat, np.zeros_like(heat)], axis=-1)
-    mixed = (1 - alpha) * picture[..., None] + alpha * colour
+    shown[above] = np.round(((1 - alpha) * picture[above][:, None] + alpha * colour) * 255).astype(np.uint8)
     buffer = io.BytesIO()
-    Picture.fromarray(np.round(mixed * 255).astype(np.uint8)).save(buffer, "PNG", compress_level=3)
+    Picture.fromarray(shown).save(buffer, "PNG", compress_type=zlib.Z_RLE)
     write_whole(path, buffer.getvalue())
