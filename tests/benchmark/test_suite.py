@@ -338,6 +338,10 @@ def test_what_judges_together_is_made_of_the_cells_of_others(disc_folder, tmp_pa
     before = {path: path.stat().st_mtime_ns for path in cells.rglob("model.json")}
     benchmark(suite, out, data=disc_folder)
     assert {path: path.stat().st_mtime_ns for path in before} == before
+    shutil.rmtree(cells / "ae" / "seed1")
+    benchmark(suite, out, data=disc_folder)
+    anew = {path.relative_to(cells).parts[:2] for path in before if path.stat().st_mtime_ns != before[path]}
+    assert anew == {("ae", "seed1"), ("all", "seed1"), ("seeds", "seed0")}
 
 
 @pytest.mark.usefixtures("numbers_only", "in_this_process")

@@ -9,6 +9,7 @@ OUT/report.html     one file for people
 """
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
@@ -46,6 +47,7 @@ def benchmark(
     """Train, screen and evaluate all that a suite names, and write the tables; the command of the same name.
 
     A cell that is finished is not done again, one that was killed goes on where it was, one that failed is tried again.
+    What is made of other cells is made anew where one of them is.
 
     Args:
         suite: a YAML file, see `salus.benchmark.suite`.
@@ -76,6 +78,9 @@ def benchmark(
     tracker(track, "", out)  # refused before anything is trained
     root = (data or suite.parent).absolute()
     draw(chosen, out, root)
+    for cell in chosen.cells:
+        if not all((out / member.place / "model/model.json").is_file() for member, _ in chosen.members(cell)):
+            shutil.rmtree(out / cell.place, ignore_errors=True)  # what is made of it has to be made of the next one
     threads = max(1, cores // workers)
     watched = track if track is None or is_uri(track) else str(Path(track).absolute())
     left = [
