@@ -48,7 +48,7 @@ RESULTS = Path(__file__).parents[1] / "docs" / "results.csv"
 COLUMNS = (
     *("data", "finding", "method", "seed", "own", "auroc", "auroc_low", "auroc_high"),
     *("pixel_ap", "pixel_ap_low", "pixel_ap_high", "false_alarms", "false_alarms_low", "false_alarms_high"),
-    *("seconds", "ms", "mib", "commit", "date"),
+    *("seconds", "ms", "mib", "precision", "commit", "date"),
 )
 
 
@@ -131,12 +131,17 @@ def key_of(row: dict[str, str]) -> tuple[str, ...]:
 
 def rows_of_cell(cell: Path) -> list[dict[str, str]]:
     """A row for each score and finding, and in the cells of seed 0 one for each floor."""
-    card = json.loads((cell / "model" / "model.json").read_text())["card"]
+    model = json.loads((cell / "model" / "model.json").read_text())
     made = json.loads((cell / "speed.json").read_text())
     peak = json.loads((cell / "peak.json").read_text())
     own = label_of(scores_of(cell.parent.name)[0])
     common = {"data": cell.parents[1].name, "commit": made["commit"], "date": made["date"]}
-    cost = {"seconds": f"{card['run']['seconds']:.0f}", "ms": f"{made['ms']:.2f}", "mib": f"{peak['mib']:.0f}"}
+    cost = {
+        "seconds": f"{model['card']['run']['seconds']:.0f}",
+        "ms": f"{made['ms']:.2f}",
+        "mib": f"{peak['mib']:.0f}",
+        "precision": model["precision"],
+    }
     rows = []
     for report in sorted(cell.glob("*/report/metrics.json")):
         metrics = json.loads(report.read_text())
@@ -147,9 +152,7 @@ def rows_of_cell(cell: Path) -> list[dict[str, str]]:
             # PCA with the method's own map is a cell of `pca` with that score.
             if judged and cell.name == "seed0" and floor != SAME_MAP:
                 found = rows_of_method(judged, f"floor: {floor}")
-                rows += [
-                    {**common, "seed": "-", "own": "own", "seconds": "", "ms": "", "mib": "", **row} for row in found
-                ]
+                rows += [{**common, "seed": "-", "own": "own", **dict.fromkeys(cost, ""), **row} for row in found]
     return rows
 
 
@@ -181,15 +184,17 @@ def keep(options: argparse.Namespace) -> None:
 def table(options: argparse.Namespace) -> None:
     """For each data set the methods with their own scores, best first, and beside it what other scores make of them.
 
-    Means and standard deviations over seeds; the interval over patients is that of the first seed.
+    Means and standard deviations over seeds; intervals over patients are those of the first seed. What a floor costs
+    is in its own cell.
     """
     for data in options.sets:
         rows = [row for row in stored() if row["data"] == data]
         if not rows:
             continue
         findings = sorted({row["finding"] for row in rows} - {"all"})
-        columns = [*findings, "flagged of healthy"] if findings else ["pixel AP", "flagged of healthy"]
-        head = ["method", "its score", "seeds", "AUROC", "95 %, patients", *columns, *OTHERS, "s", "ms/image", "MiB"]
+        columns = [*(findings or ["pixel AP", "95 %, patients"]), "flagged of healthy"]
+        costs = ["s", "ms/image", "MiB", "in"]
+        head = ["method", "its score", "seeds", "AUROC", "95 %, patients", *columns, *OTHERS, *costs]
         print(f"### {SETS[data]}\n\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
         own: dict[str, list[dict[str, str]]] = {}
         for row in rows:
@@ -199,19 +204,21 @@ def table(options: argparse.Namespace) -> None:
             method, _, score = scored(name).partition(" + ")
             same = [row for row in rows if row["method"] == name]
             extra = [shown([r for r in same if r["finding"] == finding], "auroc") for finding in findings]
+            cost = mine if mine[0]["ms"] else own.get(f"{method.removeprefix('floor: ')} + residual", mine)
             cells = [
                 linked(method),
                 score or "-",
                 "-" if mine[0]["seed"] == "-" else str(len(mine)),
                 shown(mine, "auroc"),
-                f"{float(mine[0]['auroc_low']):.3f} to {float(mine[0]['auroc_high']):.3f}",
-                *(extra or [shown(mine, "pixel_ap")]),
+                between(mine[0], "auroc"),
+                *(extra or [shown(mine, "pixel_ap"), between(mine[0], "pixel_ap")]),
                 shown(mine, "false_alarms"),
                 *(
                     beside([r for r in rows if r["method"] == f"{method.removeprefix('floor: ')} + {other}"], findings)
                     for other in OTHERS.values()
                 ),
-                *(shown(mine, column, digits, sd=False) for column, digits in (("seconds", 0), ("ms", 1), ("mib", 0))),
+                *(shown(cost, column, digits, sd=False) for column, digits in (("seconds", 0), ("ms", 1), ("mib", 0))),
+                cost[0]["precision"] or "-",
             ]
             print(f"| {' | '.join(cells)} |")
         print()
@@ -235,7 +242,7 @@ def by_score(options: argparse.Namespace) -> None:
                 scored(name),
                 "-" if rows[0]["seed"] == "-" else str(len(rows)),
                 shown(rows, "auroc"),
-                f"{float(rows[0]['auroc_low']):.3f} to {float(rows[0]['auroc_high']):.3f}",
+                between(rows[0], "auroc"),
                 shown(rows, "pixel_ap"),
                 shown(rows, "false_alarms"),
                 shown(rows, "seconds", 0, sd=False),
@@ -293,6 +300,12 @@ def shown(rows: list[dict[str, str]], column: str, digits: int = 3, *, sd: bool 
         return "-"
     spread = f" ± {statistics.stdev(values):.{digits}f}" if sd and len(values) > 1 else ""
     return f"{statistics.mean(values):.{digits}f}{spread}"
+
+
+def between(row: dict[str, str], column: str) -> str:
+    """A row's interval over patients."""
+    low, high = row[f"{column}_low"], row[f"{column}_high"]
+    return f"{float(low):.3f} to {float(high):.3f}" if low else "-"
 
 
 def beside(rows: list[dict[str, str]], findings: list[str]) -> str:

@@ -6,6 +6,7 @@ import functools
 import json
 import multiprocessing
 import os
+import re
 import signal
 import tempfile
 import time
@@ -156,6 +157,24 @@ def test_a_network_that_cannot_be_is_refused_by_name(name, wrong):
     if "widths" in known:
         with pytest.raises(ConfigError, match=rf"^{name}: widths\.1: Input should be "):
             build(name, {**settings, "widths": (8, wrong, 8, 8)}, {})
+
+
+def test_a_size_that_it_cannot_take_is_refused_and_one_that_it_can_is_named(name):
+    preset = detector_class(name).PRESETS["tiny"]
+    with pytest.raises(ConfigError, match=f"^{name}: .*size.*5") as refused:
+        build(name, {**preset.settings, "size": 5}, preset.score)
+    offered = {int(number) for number in re.findall(r"\d+", str(refused.value))} & {8, 16, 32}
+    assert any(builds(name, size) for size in offered), str(refused.value)
+
+
+def builds(name: str, size: int) -> bool:
+    preset = detector_class(name).PRESETS["tiny"]
+    try:
+        with torch.device("meta"):
+            build(name, {**preset.settings, "size": size}, preset.score)
+    except ConfigError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("learner", [*LEARNERS, "pca"])

@@ -19,6 +19,7 @@ from PIL import Image as Picture
 
 from salus.core import Result, Verdict
 from salus.core.errors import ImageError
+from salus.detectors import DETECTORS
 from salus.io.results import read_result, read_results
 from salus.model import Model
 from salus.nets.weights import PRETRAINED
@@ -587,7 +588,14 @@ def test_every_help_has_an_example(command, salus):
 
 def test_methods_and_datasets_are_listed(salus):
     assert all(name in salus("methods")[1] for name in ("ae", "ra", "pca", "mean-intensity"))
-    needs = {name: row["needs"] for name, row in json.loads(salus("methods", "--json")[1]).items()}
+    rows = json.loads(salus("methods", "--json")[1])
+    assert rows.keys() == DETECTORS.keys()
+    for name, row in rows.items():
+        assert "20" in row["paper"] or row["family"] == "floor", name
+        assert (row["parameters"] > 0) == (row["family"] not in {"feature", "floor"}), name
+        assert 0 <= row["seconds_an_image"] < 1, name
+        assert "commit" in row["measured"], name
+    needs = {name: row["needs"] for name, row in rows.items()}
     assert set(needs.values()) - {"-"} <= set(PRETRAINED)
     assert (needs["ae-perceptual"], needs["mkd"], needs["ra"]) == ("alexnet-tv", "vgg16-tv", "-")
     page = salus("methods", "ra")[1]

@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from salus.detectors.base import Channels, Entries, Restorer, Update, Weight
-from salus.detectors.variational import draw, kl, squared
+from salus.detectors.variational import bound, draw, kl, squared
 from salus.nets.introspective import Decoder, Encoder
 from salus.scores.base import Score
 
@@ -190,11 +190,6 @@ class StatisticsKept:
     def __exit__(self, *_: object) -> None:
         for norm in self.norms:
             norm.momentum = 0.1
-
-
-def bound(error: Tensor, divergence: Tensor, beta_rec: float, beta_kl: float) -> dict[str, Tensor]:
-    """The two weighted terms of -ELBO(x) by name, (B,) each: what an encoder weighs."""
-    return {"rec": beta_rec * error, "kl": beta_kl * divergence}
 
 
 def drawn(code: Code) -> Tensor:

@@ -17,3 +17,8 @@ def kl(mean: Tensor, log_var: Tensor) -> Tensor:
 def squared(a: Tensor, b: Tensor) -> Tensor:
     """(B,) squared difference, summed over pixels."""
     return (a - b).square().flatten(1).sum(1)
+
+
+def bound(error: Tensor, divergence: Tensor, beta_rec: float, beta_kl: float) -> dict[str, Tensor]:
+    """The two weighted terms of -ELBO(x) by name, (B,) each: what an encoder weighs."""
+    return {"rec": beta_rec * error, "kl": beta_kl * divergence}
