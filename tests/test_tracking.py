@@ -117,7 +117,7 @@ def test_a_missing_package_is_named_before_anything_is_trained(salus, module, at
     monkeypatch.setitem(sys.modules, module, None)
     code, _, err = salus("train", "ae", "--data", disc_folder, "--out", tmp_path / "m", "--track", at)
     assert code == 2
-    assert "pip install 'salus[tracking]'" in err
+    assert "pip install '.[tracking]'" in err
     assert not (tmp_path / "m").exists()
 
 

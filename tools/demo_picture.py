@@ -13,20 +13,23 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from salus.benchmark.pairing import pair
-from salus.benchmark.report import TOP, example, view
+from salus.benchmark.report import example, last_colour, view
 
 FINDINGS = ("absent_septum", "edema", "mass")
 
 
 def main(demo: Path, out: Path) -> None:
     paired = pair(demo / "results", demo / "phantom", "phantom")
-    top = TOP * json.loads((demo / "report" / "metrics.json").read_text())["pixel_threshold"]
+    chosen = {}
+    for finding in FINDINGS:
+        cases = [one for one in paired.judged if finding in {f.name for f in one.case.findings}]
+        chosen[finding] = sorted(cases, key=lambda case: case.score)[len(cases) // 2]
+    views = {finding: view(one, paired.preparation) for finding, one in chosen.items()}
+    top = last_colour(views.values(), json.loads((demo / "report" / "metrics.json").read_text())["pixel_threshold"])
     figure = Figure(figsize=(10, 6.2), layout="constrained", facecolor="white")
     rows = figure.subplots(len(FINDINGS), 5)
     for axes, finding in zip(rows, FINDINGS, strict=True):
-        cases = [one for one in paired.judged if finding in {f.name for f in one.case.findings}]
-        one = sorted(cases, key=lambda case: case.score)[len(cases) // 2]
-        for place, panel in zip(axes, example(one, view(one, paired.preparation), top).panels, strict=True):
+        for place, panel in zip(axes, example(chosen[finding], views[finding], top).panels, strict=True):
             content = base64.b64decode(panel.image.partition(",")[2])
             place.imshow(Image.open(io.BytesIO(content)).convert("RGB"))
             place.set(xticks=[], yticks=[])

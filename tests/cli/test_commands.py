@@ -60,15 +60,18 @@ def truncated(path: Path) -> Path:
 
 
 UNREADABLE = {
-    "text.png": (lambda p: p.write_text("not a picture"), "text.png"),
-    "cut.png": (lambda p: truncated(save(p, np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8))), "cut.png"),
-    "cut.nii.gz": (lambda p: truncated(save(p, np.random.default_rng(0).random((16, 16, 16)))), "cut.nii.gz"),
+    "text.png": (lambda p: p.write_text("not a picture"), "it is text"),
+    "cut.png": (
+        lambda p: truncated(save(p, np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8))),
+        "truncated",
+    ),
+    "cut.nii.gz": (lambda p: truncated(save(p, np.random.default_rng(0).random((16, 16, 16)))), "truncated"),
     "nan.tif": (lambda p: save(p, np.full((32, 32), np.nan)), "NaN or infinite"),
     "inf.tif": (lambda p: save(p, np.where(np.eye(32) > 0, np.inf, 0.5)), "NaN or infinite"),
     "flat.png": (lambda p: save(p, np.full((32, 32), 7, np.uint8)), "constant"),
     "dot.png": (lambda p: save(p, np.zeros((1, 1), np.uint8)), "at least 8"),
     "strip.png": (lambda p: save(p, np.arange(60_000, dtype=np.uint32).reshape(20_000, 3).astype(np.uint8)), "20,000"),
-    "four.nii.gz": (lambda p: save(p, np.random.default_rng(0).random((16, 16, 4, 3)).astype(np.float32)), "4"),
+    "four.nii.gz": (lambda p: save(p, np.random.default_rng(0).random((16, 16, 4, 3)).astype(np.float32)), "3 volumes"),
     "volume.nii.gz": (lambda p: save(p, np.random.default_rng(0).random((16, 16, 16)).astype(np.float32)), "(mm)"),
 }
 
@@ -556,7 +559,7 @@ def test_screening_goes_on_after_a_kill(signal_number, model, tmp_path):
     done = {path: path.stat().st_mtime_ns for path in results.rglob("result.json")}
     assert 20 <= len(done) < 200
     again = subprocess.run(command, capture_output=True, check=False)
-    assert again.returncode in (0, 3), again.stderr
+    assert again.returncode == 0, again.stderr
     assert len(list(read_results(results))) == 200
     assert all(path.stat().st_mtime_ns == then for path, then in done.items())
     assert not list(results.rglob("*.part")), os.listdir(results)
@@ -576,12 +579,12 @@ def test_nan_in_training_stops_it_and_saves_the_batch(salus, disc_folder, tmp_pa
 @pytest.mark.parametrize(
     "command",
     [
-        *("demo", "plan", "train", "screen", "evaluate", "calibrate", "probe", "latent", "benchmark"),
-        *("methods", "datasets", "weights"),
+        *("demo", "plan", "train", "screen", "evaluate", "calibrate", "combine", "probe", "latent", "benchmark"),
+        *("methods", "datasets", "weights list", "weights fetch", "weights verify"),
     ],
 )
 def test_every_help_has_an_example(command, salus):
-    code, out, _ = salus(command, "--help")
+    code, out, _ = salus(*command.split(), "--help")
     assert code == 0
     assert f"salus {command} " in out.replace("Usage: salus", "Usage:")
 

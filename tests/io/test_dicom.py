@@ -357,7 +357,7 @@ def test_a_syntax_without_a_decoder_names_the_extra_only_where_that_helps(tmp_pa
         reasons[syntax] = [str(raised.value).removeprefix(str(tmp_path)) for raised in (damaged, missing)]
     assert reasons[JPEGLosslessSV1][0] == "/a.dcm: its pixels cannot be decoded. It may be truncated or damaged."
     assert reasons[JPEGLosslessSV1][1] == (
-        f"/a.dcm is compressed as {JPEGLosslessSV1.name}, and no decoder for it is here: pip install 'salus[dicom]'."
+        f"/a.dcm is compressed as {JPEGLosslessSV1.name}, and no decoder for it is here: pip install '.[dicom]'."
     )
     assert set(reasons[MPEG2MPML]) == {
         "/a.dcm is stored in a transfer syntax that nothing here decodes. Have it written uncompressed."

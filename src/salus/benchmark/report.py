@@ -30,10 +30,12 @@ if TYPE_CHECKING:
 
 SIDE = 192  # pixels of a picture
 SHOWN = 4  # cases in each row of examples
-TOP = 3.0  # pixel thresholds; where the overlay turns yellow, too
+FINDINGS = 8  # or of so many findings one each
+TOP = 3.0  # pixel thresholds that the colours of maps hold at least; where the overlay turns yellow, too
 
 Row = Mapping[str, Any]
 Column = tuple[str, str, str]
+EACH = ", of each finding one before a second"
 OF_CASES = (  # key, heading, note
     ("auroc", "AUROC", ""),
     ("auprc", "AUPRC", ""),
@@ -50,7 +52,7 @@ OF_PIXELS = (
     ("best_dice", "Best Dice", "oracle"),
     ("dice", "Dice", "at the threshold"),
     ("hit_rate", "Findings hit", "at the threshold"),
-    ("f1_ra2024", "F1 (RA 2024)", "depends on scale"),
+    ("f1_ra2024", "F1 by mass", "depends on scale"),
 )
 BY_GROUP = (
     ("auroc", "AUROC", ""),
@@ -120,7 +122,7 @@ def write_report(path: Path, evaluation: "Evaluation") -> Path:
         sound=present(SOUND, [metrics["protocols"]["sound"]]) if metrics["protocols"] else [],
         sections=sections,
         outlined=any(p.caption.startswith("truth") for s in sections for one in s["cases"] for p in one.panels),
-        scale=None if top is None else {"bar": figures.colour_bar(top, threshold), "top": top, "by": TOP},
+        scale=top and {"bar": figures.colour_bar(top, threshold), "top": top, "by": top / (threshold or top)},
         settings=settings(evaluation.paired.run),
         left_out=left_out(evaluation.paired.run),
         problems=by_reason(metrics["problems"]),
@@ -235,13 +237,16 @@ def examples(evaluation: "Evaluation") -> tuple[list[dict[str, Any]], float | No
     ranked = sorted(judged, key=lambda one: (-one.score, one.case.case_id))
     abnormal = [one for one in ranked if one.abnormal]
     healthy = [one for one in ranked if not one.abnormal]
-    half = min(SHOWN, (len(abnormal) + 1) // 2)
-    missed = [one for one in abnormal[half:][::-1] if one.result.verdict != Verdict.ABNORMAL][:SHOWN]
+    many = max(SHOWN, min(FINDINGS, len({kind(one) for one in abnormal})))
+    found = varied(abnormal, min(many, (len(abnormal) + 1) // 2))
+    missed = [one for one in abnormal[::-1] if one.result.verdict != Verdict.ABNORMAL and one not in found]
+    alarms = any(one.result.verdict == Verdict.ABNORMAL for one in healthy)
     middle = max(0, (len(healthy) - SHOWN) // 2)
     chosen = (
-        ("found", "Most clearly abnormal", "The abnormal cases with the highest scores.", abnormal[:half]),
-        ("missed", "Worst misses", "Abnormal cases with the lowest scores that were not flagged.", missed),
-        ("alarms", "False alarms", "The healthy cases with the highest scores, flagged or nearly so.", healthy[:SHOWN]),
+        ("found", "Most clearly abnormal", f"The abnormal cases with the highest scores{EACH}.", found),
+        ("missed", "Worst misses", f"Cases with the lowest scores that were not flagged{EACH}.", varied(missed, many)),
+        ("alarms", "False alarms" if alarms else "Highest healthy scores",
+         f"The healthy cases with the highest scores{'' if alarms else '; none was flagged'}.", healthy[:SHOWN]),
         ("typical", "Typical healthy cases", "Healthy cases around the median score, and how they were restored.",
          [one for one in healthy[middle : middle + SHOWN] if one not in healthy[:SHOWN]]),
     )  # fmt: skip
@@ -258,12 +263,24 @@ def examples(evaluation: "Evaluation") -> tuple[list[dict[str, Any]], float | No
     ], top
 
 
+def kind(one: Judged) -> frozenset[str]:
+    """What a case has."""
+    return frozenset(finding.name for finding in one.case.findings)
+
+
+def varied(cases: Sequence[Judged], count: int) -> list[Judged]:
+    """The first `count` in their order, of each kind of finding one before any has a second."""
+    firsts = {kind(one): one for one in reversed(cases)}.values()
+    chosen = [one for one in cases if one in firsts] + [one for one in cases if one not in firsts]
+    return [one for one in cases if one in chosen[:count]]
+
+
 def last_colour(views: Iterable[Mapping[str, NDArray[Any]]], threshold: float | None) -> float | None:
-    """The map value of the last colour: `TOP` pixel thresholds, else what few pixels exceed; None of no map."""
+    """The map value of the last colour: what few pixels of any exceed, at least `TOP` thresholds; None of no map."""
     maps = [seen["map"] for seen in views if "map" in seen]
     if not maps:
         return None
-    return TOP * threshold if threshold else float(max(np.quantile(a, 0.995) for a in maps))
+    return max(TOP * (threshold or 0.0), *(float(np.quantile(a, 0.995)) for a in maps))
 
 
 def view(one: Judged, preparation: Preparation, side: int = SIDE) -> dict[str, NDArray[Any]]:
@@ -360,6 +377,7 @@ def settings(run: Row) -> list[tuple[str, str]]:
         ("manifest SHA-256", card.get("manifest_sha256", "")),
         ("training seed", str(plan.get("seed", ""))),
         ("epochs", str(card.get("run", {}).get("epoch") or "")),
+        ("training time", f"{card['run']['seconds']:.0f} s" if card.get("run") else ""),
         ("precision", run.get("precision", "")),
         ("parameters", f"{card['parameters']:,}" if "parameters" in card else ""),
         ("calibration", calibrated),

@@ -174,7 +174,7 @@ def _header(path: Path) -> Header:
             what = "an object that Salus made" if file.get("Manufacturer") == OURS else f"of kind {file.Modality}"
             return replace(header, no_image=f"{what}, no image of a patient")
     except ImportError:
-        raise LayoutError(f"{path} is DICOM, which needs more packages: pip install 'salus[dicom]'.") from None
+        raise LayoutError(f"{path} is DICOM, which needs more packages: pip install '.[dicom]'.") from None
     except Exception:  # broken in any way at all: a case of its own, whose reading tells the reason
         return Header()
     try:

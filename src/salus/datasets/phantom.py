@@ -400,6 +400,7 @@ def _fill(recorded: dict[str, float], root: Path) -> None:
             Image.fromarray(np.rint(phantom.image * 255).astype(np.uint8)).save(root / file)
             if finding:
                 Image.fromarray(phantom.mask.astype(np.uint8) * 255).save(truth / f"{number:04d}_mask.png")
-            got = f"{phantom.size:.3f}", f"{phantom.contrast:.3f}", int(phantom.mask.sum())
+            contrast = "" if finding in FLUID else f"{phantom.contrast:.3f}"  # of water there is one
+            got = f"{phantom.size:.3f}", contrast, int(phantom.mask.sum())
             rows.append([file, f"phantom-{head:07d}", finding or "good", *got, head])
     write_table(root, ("file", "patient_id", "finding", "size", "contrast", "lesion_px", "seed"), rows)

@@ -23,7 +23,7 @@ def each(work: Callable[[T], None], items: Sequence[T], *, workers: int) -> Iter
     try:
         import ray
     except ImportError as error:
-        raise ConfigError("The engine ray is not installed: pip install 'salus[ray]'.") from error
+        raise ConfigError("The engine ray is not installed: pip install '.[ray]'.") from error
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
     here: dict[str, Any] = {} if "RAY_ADDRESS" in os.environ else LOOPBACK
     ray.init(log_to_driver=False, logging_level=logging.ERROR, **here)

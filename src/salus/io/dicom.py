@@ -41,7 +41,7 @@ TOGETHER = (
 )
 COPIES = 4  # of the float32 array while a file is decoded, at the most
 LOSSY_JPEG_2000 = "1.2.840.10008.1.2.4.91"  # beyond the bits stored lie rounding errors there, which must not wrap
-EXTRA = "pip install 'salus[dicom]'"
+EXTRA = "pip install '.[dicom]'"
 
 
 def read_dicom(paths: Sequence[Path]) -> Image:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from salus.core.errors import ConfigError, StorageError
 from salus.io.files import write_whole
 
-MISSING = "Tracking needs more packages: pip install 'salus[tracking]'."
+MISSING = "Tracking needs more packages: pip install '.[tracking]'."
 TRACKED = "tracked.json"  # which run a training is
 AT_ONCE = 1000  # metrics that MLflow takes together
 MLFLOW = {
