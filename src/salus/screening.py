@@ -46,7 +46,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 BATCH = 32  # slices that are waited for before the network looks at them
 HELD = 2**28  # bytes of studies that are waited for
-READERS = 2
+AHEAD = 4  # studies that are read before they are asked for
+THREADS = 4  # that read and write: half of their time they wait for a disk
 DISPLAY = 256  # side of the overlay, pixels
 UNPACKED = ".unpacked-"  # folders in RESULTS while archives are screened
 REPORT = "dicom_report"  # role of the last file that is derived
@@ -93,9 +94,9 @@ class Screener:
         Raises:
             StorageError: disk full. What is finished stays; the same call goes on from there.
         """
-        with ThreadPoolExecutor(READERS) as pool:
+        with ThreadPoolExecutor(THREADS) as pool:
             waiting: list[Ready] = []
-            for item in ahead(pool, lambda case: self.ready(case, out), cases, READERS + 2):
+            for item in ahead(pool, lambda case: self.ready(case, out), cases, AHEAD):
                 if isinstance(item, Result):
                     yield from self.flush(waiting, out, pool)
                     waiting = []
