@@ -12,6 +12,8 @@ from salus.datasets import open_dataset
 from salus.datasets.painted import held_out, painted
 from salus.datasets.protocol import split
 from salus.io import read_image, read_study, write_image
+from salus.preprocess import lesions
+from salus.preprocess.lesions import DIFFERENT, PLACES, foreground, foreign_pieces, intensity_range
 from salus.training import train
 from tests.conftest import discs
 from tests.datasets.layouts import png
@@ -85,6 +87,68 @@ def test_a_lesion_changes_its_pixels_and_those_it_fades_over_and_no_other(tmp_pa
         assert np.abs(added[mask]).mean() > 2 * np.abs(added[~mask]).mean()
         far = distance_transform_edt(~mask) > 2 + 0.6 * diameter  # fading ends at a quarter, outlines are uneven
         assert (added[far] == 0).all()
+
+
+def test_a_foreign_piece_is_another_patient_where_the_mask_says_and_nothing_elsewhere(tmp_path):
+    root, rng = tmp_path / "healthy", np.random.default_rng(3)
+    for number, picture in enumerate(discs(PEOPLE)[:, 0]):
+        png(root / f"{number:02d}.png", picture * rng.uniform(0.4, 0.9, picture.shape), bits=16)  # everybody differs
+    found = painted(write_painted(tmp_path / "painted", root, foreign=True))
+    bare = {
+        case.patient_id: read_study(case.images).array
+        for case in found
+        if case.split == Split.TEST and not case.findings
+    }
+    pieces = [case for case in found if case.label == Label.ABNORMAL]
+    assert len(pieces) > 6
+    for case in pieces:
+        before, after = bare[case.patient_id], read_study(case.images).array
+        mask = read_image(case.findings[0].mask.path).array > 0
+        assert case.findings[0].name == "foreign"
+        diameter, difference = (float(case.groups[f"lesion_{name}"]) for name in ("diameter", "contrast"))
+        assert np.pi * diameter**2 / 4 == pytest.approx(mask.sum(), rel=0.1, abs=2)
+        added = after - before
+        tissue = foreground(before / before.max())
+        assert np.abs(added[mask]).mean() == pytest.approx(difference * intensity_range(before, tissue), rel=0.05), (
+            "the contrast of a foreign piece is its mean difference"
+        )
+        assert difference >= DIFFERENT
+        assert (added[distance_transform_edt(~mask) > 2 + 0.6 * diameter] == 0).all()
+
+
+def test_a_whole_foreign_piece_is_the_other_person_in_this_ones_range(monkeypatch):
+    monkeypatch.setattr(lesions, "FOREIGN", (1.0, 1.0))
+    first, other = np.pad(np.random.default_rng(0).uniform(0.5, 1, (2, 24, 24)), ((0, 0), (4, 4), (4, 4)))
+    inside = first > 0
+    made = list(
+        foreign_pieces(
+            first.astype(np.float32), np.float32(0.5) * other.astype(np.float32), inside, np.random.default_rng(1)
+        )
+    )
+    assert made
+    full, its = intensity_range(first, inside), intensity_range(other, inside)
+    for one in made:
+        core = distance_transform_edt(one.mask) > 0.3 * one.diameter  # fading is over
+        np.testing.assert_allclose(one.picture[core], np.clip(other * full / its, 0, 1)[core], rtol=1e-5)
+        assert one.place in PLACES
+
+
+def test_people_who_are_alike_make_no_foreign_pieces(tmp_path):
+    twins = tmp_path / "twins"
+    for number in range(PEOPLE):
+        png(twins / f"{number:02d}.png", 0.7 * discs(1)[0, 0])
+    with pytest.raises(LayoutError, match="has room for lesions and a patient beside it who differs"):
+        write_painted(tmp_path / "a", twins, foreign=True)
+
+
+def test_blobs_and_foreign_pieces_are_two_sets_and_older_folders_hold_blobs(healthy, tmp_path):
+    root = write_painted(tmp_path / "painted", healthy)
+    about = json.loads((root / "painted.json").read_text())
+    assert about.pop("foreign") is False
+    (root / "painted.json").write_text(json.dumps(about))
+    assert write_painted(root, healthy) == root
+    with pytest.raises(LayoutError, match="is not the data set asked for"):
+        write_painted(root, healthy, foreign=True)
 
 
 def test_lesions_brighter_than_the_image_are_painted_where_the_bits_allow(healthy, tmp_path):

@@ -77,14 +77,16 @@ def test_with_painted_lesions_the_labelled_test_stays_shut(disc_folder, tmp_path
     for file in data.glob("test/**/*.png"):
         file.write_bytes(b"shut")
     methods = {"ae": {"preset": "tiny", "set": {"recipe.epochs": 2}}}
-    suite = written(tmp_path, datasets={"discs": {"path": ".", "painted": True}}, methods=methods, seeds=[0])
+    painted = {"discs": {"path": ".", "painted": True}, "pieces": {"path": ".", "painted": "foreign"}}
+    suite = written(tmp_path, datasets=painted, methods=methods, seeds=[0])
     _, reasons = benchmark(suite, tmp_path / "out", data=data)
     assert not reasons
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert all(line["measures"]["auroc"] and line["measures"]["pixel_ap"] for line in summary["data"]["discs"])
-    assert summary["card"]["data"]["discs"]["reader"] == "painted"
-    assert set(summary["card"]["data"]["discs"]["test_findings"]) == {"bright", "dark"}
-    assert summary["card"]["data"]["discs"]["looks"] == 0
+    for name, findings in (("discs", {"bright", "dark"}), ("pieces", {"foreign"})):
+        assert all(line["measures"]["auroc"] and line["measures"]["pixel_ap"] for line in summary["data"][name])
+        assert summary["card"]["data"][name]["reader"] == "painted"
+        assert set(summary["card"]["data"][name]["test_findings"]) == findings
+        assert summary["card"]["data"][name]["looks"] == 0
     assert "Judged by lesions painted on healthy people" in (tmp_path / "out" / "report.html").read_text()
     assert (tmp_path / "out" / "ledger.csv").read_text().count("\n") == 1
 
@@ -121,6 +123,7 @@ def test_every_look_at_test_labels_is_in_the_ledger_also_of_what_is_no_longer_as
         ({"datasets": {}}, "datasets is empty"),
         ({"datasets": {"heads": {"phantom": {"train": 20}, "painted": True}}}, "a phantom has findings of its own"),
         ({"datasets": {"x": {"path": "x", "painted": True, "also": [{"path": "y"}]}}}, "the people of one data set"),
+        ({"datasets": {"x": {"path": "x", "painted": "foriegn"}}}, "painted: Input should be False, True or .for"),
         ({"methods": {"rra": {}}}, "methods.rra: .*Did you mean 'ra'"),
         ({"methods": {"ra": {"preste": "tiny"}}}, "there is no setting 'methods.ra.preste'"),
         ({"methods": {"ra": {"preset": "slow"}}}, "ra has no preset 'slow'"),

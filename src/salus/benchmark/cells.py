@@ -75,7 +75,8 @@ def draw(suite: Suite, out: Path, data: Path) -> None:
         if entry.phantom is not None:
             write_phantom(drawn(out, name), **entry.phantom)  # type: ignore[arg-type]
         elif entry.painted:
-            write_painted(drawn(out, name), data / entry.path, reader=entry.reader)
+            foreign = entry.painted == "foreign"
+            write_painted(drawn(out, name), data / entry.path, reader=entry.reader, foreign=foreign)
 
 
 def run(work: Work) -> None:

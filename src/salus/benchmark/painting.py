@@ -17,7 +17,8 @@ from salus.datasets.painted import KIND, OF, held_out, who
 from salus.datasets.protocol import split
 from salus.io import read_study, study_sha256, write_image
 from salus.preprocess import Preparation
-from salus.preprocess.lesions import LEAST, foreground, has_room, unknown
+from salus.preprocess.geometry import resize
+from salus.preprocess.lesions import LEAST, Grey, foreground, foreign_pieces, has_room, unknown
 
 FORMAT = 1  # of the folder; raise it whenever a seed's lesions change
 COLUMNS = ("file", "patient_id", OF, "lesion_place", "lesion_diameter", "lesion_contrast")
@@ -27,7 +28,7 @@ WHOLE = (8, 16)  # stored bits of pictures that stay whole numbers
 Row = tuple[object, ...]
 
 
-def write_painted(root: Path, source: Path, *, reader: str = "folder", seed: int = 0) -> Path:
+def write_painted(root: Path, source: Path, *, reader: str = "folder", seed: int = 0, foreign: bool = False) -> Path:
     """Paint a lesion at each of three depths on every held-out healthy image of a data set, each on its own copy.
 
     Images that cannot be judged, or have no room for lesions, are healthy cases without painted ones, and lesions of
@@ -38,6 +39,7 @@ def write_painted(root: Path, source: Path, *, reader: str = "folder", seed: int
         root: the folder to make; absent, empty, or this very data set.
         source, reader: the data set with the healthy people; pictures, no volumes.
         seed: of lesions and places.
+        foreign: paint pieces of other people who are held out, instead of bright and dark blobs.
 
     Returns:
         `root`.
@@ -50,9 +52,9 @@ def write_painted(root: Path, source: Path, *, reader: str = "folder", seed: int
     held = held_out(split(open_dataset(reader, source)))
     recorded = {
         "format": FORMAT, "source": str(source.absolute()), "reader": reader, "seed": seed, "held_out": who(held),
-        "pixels": pixels(held),
+        "pixels": pixels(held), "foreign": foreign,
     }  # fmt: skip
-    return made(root, KIND, recorded, partial(fill, held, seed))
+    return made(root, KIND, recorded, partial(fill, held, seed, foreign), usual={"foreign": False})
 
 
 def pixels(cases: Sequence[Case]) -> str:
@@ -66,42 +68,73 @@ def pixels(cases: Sequence[Case]) -> str:
     return found.hexdigest()
 
 
-def fill(held: Sequence[Case], seed: int, root: Path) -> None:
+def fill(held: Sequence[Case], seed: int, foreign: bool, root: Path) -> None:
     """Pictures, masks and table."""
     rows: list[Row] = []
     for number, case in enumerate(held):
-        try:
-            image = read_study(case.images)
-            Preparation().check(image)
-        except ImageError:  # it stays a case of the test, and screening says why
+        image = judged(case)
+        if image is None:  # it stays a case of the test, and screening says why
             continue
         if image.array.ndim > 2:
             raise LayoutError(f"{case.images[0].path} is a volume; lesions are painted on pictures.")
-        rows += lesions(case, image, number, np.random.default_rng([seed, number]), root)
+        rng = np.random.default_rng([seed, number])
+        other = None
+        if foreign and (other := someone_else(held, case, image.array.shape, rng)) is None:
+            continue
+        rows += painted_copies(case, image, number, rng, root, other)
     if not rows:
-        raise LayoutError(f"none of {len(held)} held-out healthy images has room for lesions.")
+        beside = " and a patient beside it who differs" if foreign else ""
+        raise LayoutError(f"none of {len(held)} held-out healthy images has room for lesions{beside}.")
     write_table(root, COLUMNS, rows)
 
 
-def lesions(case: Case, image: Image, number: int, rng: np.random.Generator, root: Path) -> list[Row]:
-    """Write the painted copies of one image; their rows."""
+def judged(case: Case) -> Image | None:
+    """Its image, if it can be read and judged."""
+    try:
+        image = read_study(case.images)
+        Preparation().check(image)
+    except ImageError:
+        return None
+    return image
+
+
+def someone_else(held: Sequence[Case], case: Case, shape: tuple[int, ...], rng: np.random.Generator) -> Grey | None:
+    """The picture of another patient, drawn at random, on a grid of `shape`; None if none can be judged."""
+    for index in rng.permutation(len(held)):
+        if held[index].patient_id != case.patient_id and (image := judged(held[index])) and image.array.ndim == 2:
+            return scaled(resize(image, (shape[0], shape[1])))
+    return None
+
+
+def scaled(image: Image) -> Grey:
+    """From its minimum, 0, to its maximum, 1."""
     low, high = float(image.array.min()), float(image.array.max())
-    picture = (image.array - low) / (high - low)
-    inside = foreground(picture)
+    return (image.array - low) / (high - low)
+
+
+def painted_copies(
+    case: Case, image: Image, number: int, rng: np.random.Generator, root: Path, other: Grey | None
+) -> list[Row]:
+    """Write the painted copies of one image, with blobs or with pieces of `other`; their rows."""
+    low, high = float(image.array.min()), float(image.array.max())
+    picture = scaled(image)
+    inside = foreground(picture) if other is None else foreground(picture) & foreground(other)
     if not has_room(inside, LEAST):
         return []
     white = 2**image.depth - 1 if whole(image) else np.inf
     rows: list[Row] = []
-    for one in unknown(picture, inside, rng, brightest=(white - low) / (high - low)):
+    blobs = unknown(picture, inside, rng, brightest=(white - low) / (high - low))
+    for one in blobs if other is None else foreign_pieces(picture, other, inside, rng):
         if not one.left >= LEFT:
             continue
-        finding, name = "bright" if one.contrast > 0 else "dark", f"{number:05d}-{one.place}"
+        finding = "foreign" if other is not None else "bright" if one.contrast > 0 else "dark"
+        name = f"{number:05d}-{one.place}"
         # What no lesion touched keeps its value to the bit.
         values = np.where(one.picture == picture, image.array, low + one.picture * (high - low)).astype(np.float32)
         file = write(replace(image, array=values), root / "test" / finding, name)
         mask = replace(image, array=np.float32(255) * one.mask, depth=8)
         write(mask, root / "ground_truth" / finding, f"{name}_mask")
-        described = one.place, f"{one.diameter:.1f}", f"{one.contrast:g}"
+        described = one.place, f"{one.diameter:.1f}", f"{one.contrast:.3g}"
         rows.append((f"test/{finding}/{file}", case.patient_id, case.case_id, *described))
     return rows
 

@@ -60,7 +60,8 @@ class Data:
         reader: a key of `DATASETS`.
         path: below the folder of all data sets.
         phantom: settings of `write_phantom`, in place of the two above.
-        painted: whether healthy people who are held out are the test, see `salus.datasets.painted`; its own stays shut.
+        painted: whether healthy people who are held out are the test, with blobs, or `foreign` pieces, painted on them,
+            see `salus.datasets.painted`; its own stays shut.
         also: further data sets whose healthy cases are learned from, as `salus train --also`.
         prepare: how its images are prepared for every method, as `prepare.*` of `salus train`.
     """
@@ -68,7 +69,7 @@ class Data:
     reader: str = "folder"
     path: str = ""
     phantom: dict[str, int | float] | None = None
-    painted: bool = False
+    painted: Literal[False, True, "foreign"] = False
     also: tuple[Further, ...] = ()
     prepare: dict[str, Any] = field(default_factory=dict)
 

@@ -1,7 +1,7 @@
 """A test without labels: healthy people who are held out, as they are and with painted lesions.
 
-    root/test/<finding>/<n>-<place>.png, .tif or .nii.gz       finding: bright or dark
-    root/ground_truth/<finding>/<n>-<place>_mask.*             where at least half of the contrast was painted
+    root/test/<finding>/<n>-<place>.png, .tif or .nii.gz       finding: bright, dark or foreign
+    root/ground_truth/<finding>/<n>-<place>_mask.*             where at least half of it was painted
     root/metadata.csv   file, patient_id, of, lesion_place, lesion_diameter (pixels of the image), lesion_contrast
     root/painted.json   what it was made of; unpainted images stay where they are
 

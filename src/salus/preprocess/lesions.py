@@ -1,4 +1,4 @@
-"""Lesions painted on healthy images: blobs of a stated size, contrast and place, all from one seed.
+"""Lesions painted on healthy images: blobs, or pieces of other people, of a stated size and place, all from one seed.
 
 A lesion is a field of distances: how far each pixel of the foreground lies from the lesion's centre, in steps that its
 uneven outline stretches. Its size says how many of the nearest pixels it takes. So the same lesion is smaller inside
@@ -28,6 +28,8 @@ LEAST = 2.0  # pixels; a foreground that is painted on has room for lesions of t
 SHARES = (0.01, 0.5)  # of the foreground's area; their logarithms are uniform
 FADING = (0.0, 0.5)  # of a lesion's diameter, over which it fades
 CONTRASTS = (-0.5, -0.3, -0.2, -0.1, 0.1, 0.2, 0.3, 0.5)  # of the range of the image's intensities
+FOREIGN = (0.2, 1.0)  # share of another person in a foreign piece
+DIFFERENT = 0.05  # of the range; a foreign piece that differs less, in the mean, is none
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -128,10 +130,11 @@ class PaintedLesion:
 
     Attributes:
         picture: (H, W).
-        mask: where at least half of the contrast was painted.
+        mask: where at least half of the contrast, or of the other person, was painted.
         place: one of `PLACES`.
         diameter: of the disc of the lesion's area, pixels.
-        contrast: what was painted, as a share of the image's range; negative is darker.
+        contrast: what was painted, as a share of the image's range; negative is darker. Of a foreign piece its mean
+            absolute difference.
         left: share of it that is left once the picture is clipped.
     """
 
@@ -153,7 +156,7 @@ def unknown(picture: Grey, inside: Mask, rng: np.random.Generator, brightest: fl
     """
     full = intensity_range(picture, inside)
     for place, lesion in zip(PLACES, draw(inside, rng), strict=True):
-        size = float(2 * np.sqrt(np.exp(rng.uniform(*np.log(SHARES))) * inside.sum() / np.pi))
+        size = any_size(inside, rng)
         contrast, fading = float(rng.choice(CONTRASTS)), size * rng.uniform(*FADING)
         changed = lesion.painted(picture, size, contrast * full, fading, brightest)
         asked = abs(contrast) * full * lesion.coverage(size, fading).sum()
@@ -161,3 +164,32 @@ def unknown(picture: Grey, inside: Mask, rng: np.random.Generator, brightest: fl
             picture=changed, mask=lesion.mask(size), place=place, diameter=size, contrast=contrast,
             left=float(np.abs(changed - picture).sum() / asked),
         )  # fmt: skip
+
+
+def foreign_pieces(picture: Grey, other: Grey, inside: Mask, rng: np.random.Generator) -> Iterator[PaintedLesion]:
+    """A piece of another healthy person at each of `PLACES`, of any size and sharpness, each in a picture of its own.
+
+    Healthy tissue where it does not belong has no contrast or outline that a method could know beforehand: foreign
+    patch interpolation, Tan et al. 2020, arXiv:2011.04197. Pieces that hardly differ are left out.
+
+    Args:
+        picture, other: (H, W) in [0, 1]; the other one's range is made the picture's.
+        inside: the foreground of both, which has room.
+    """
+    full = intensity_range(picture, inside)
+    other = np.clip(other * (full / intensity_range(other, inside)), 0, 1)
+    for place, lesion in zip(PLACES, draw(inside, rng), strict=True):
+        size = any_size(inside, rng)
+        share, fading = rng.uniform(*FOREIGN), size * rng.uniform(*FADING)
+        mixed = picture + share * lesion.coverage(size, fading) * (other - picture)
+        mask = lesion.mask(size)
+        difference = float(np.abs(mixed - picture)[mask].mean() / full)
+        if difference >= DIFFERENT:
+            yield PaintedLesion(
+                picture=mixed.astype(np.float32), mask=mask, place=place, diameter=size, contrast=difference, left=1.0
+            )
+
+
+def any_size(inside: Mask, rng: np.random.Generator) -> float:
+    """Diameter of a lesion over any of `SHARES` of the foreground, pixels."""
+    return float(2 * np.sqrt(np.exp(rng.uniform(*np.log(SHARES))) * inside.sum() / np.pi))
