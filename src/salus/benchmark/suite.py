@@ -140,11 +140,12 @@ class Suite:
         return {name for name in self.methods if detector_class(self.detector_of(name)).FAMILY == "floor"}
 
     def scores_of(self, method: str) -> dict[str, Score]:
-        """The scores of a method by name; {} stands for its preset's own, and one that equals it is not there twice."""
-        kind = detector_class(self.detector_of(method))
+        """The scores of a method by name; {} stands for its own, and one that equals it is not there twice."""
+        entry, kind = self.methods[method], detector_class(self.detector_of(method))
         if not issubclass(kind, Restorer):
             return {OWN: {}}
-        own = OWN in self.scores and kind.PRESETS[self.methods[method].preset].score
+        changed = any(key.startswith("score.") for key in entry.set)
+        own = OWN in self.scores and not changed and (kind.PRESETS[entry.preset].score or {"name": "residual"})
         return {
             called(score): {} if isinstance(score, str) else score
             for score in self.scores
