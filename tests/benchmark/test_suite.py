@@ -71,11 +71,9 @@ def test_a_cell_is_a_method_a_data_set_and_a_seed_and_scores_share_it(tmp_path):
     same = read_suite(written(tmp_path, scores=["own", {"name": "squared"}]))
     assert list(same.scores_of("ae")) == ["own"], "what is a preset's own score is not there twice"
     methods = {"pca": {}, "pca-smoothed": {"detector": "pca", "set": {"score.name": "smoothed"}}}
-    plain = read_suite(written(tmp_path, methods=methods, scores=["own", {"name": "residual"}]))
-    assert list(plain.scores_of("pca")) == ["own"], "whose preset names no score has the residual"
-    assert list(plain.scores_of("pca-smoothed")) == ["own", "residual"], (
-        "another score was set: this one is not there yet"
-    )
+    plain = read_suite(written(tmp_path, methods=methods, scores=["own", {"name": "residual"}, {"name": "smoothed"}]))
+    assert list(plain.scores_of("pca")) == ["own", "smoothed"], "whose preset names no score has the residual"
+    assert list(plain.scores_of("pca-smoothed")) == ["own", "residual"], "another score was set: that one is its own"
 
 
 def test_with_painted_lesions_the_labelled_test_stays_shut(disc_folder, tmp_path):

@@ -34,7 +34,7 @@ from salus.datasets import DATASETS
 from salus.datasets.phantom import write_phantom
 from salus.detectors import ENSEMBLE, Restorer, detector_class
 from salus.scores import build_score
-from salus.training.plan import resolved
+from salus.training.plan import resolved, score_of
 
 OWN = "own"  # the score of a method's preset
 RANDOM = ("weights", "teacher")  # settings that may say "random": of a trunk that nobody trained
@@ -144,8 +144,7 @@ class Suite:
         entry, kind = self.methods[method], detector_class(self.detector_of(method))
         if not issubclass(kind, Restorer):
             return {OWN: {}}
-        changed = any(key.startswith("score.") for key in entry.set)
-        own = OWN in self.scores and not changed and (kind.PRESETS[entry.preset].score or {"name": "residual"})
+        own = OWN in self.scores and {"name": "residual", **score_of(kind.PRESETS[entry.preset], entry.set)}
         return {
             called(score): {} if isinstance(score, str) else score
             for score in self.scores

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from salus.core.errors import ConfigError, complaint, did_you_mean
 from salus.core.machine import in_words, memory
-from salus.detectors import ENSEMBLE, NO_METHOD, Recipe, build, detector_class
+from salus.detectors import ENSEMBLE, NO_METHOD, Preset, Recipe, build, detector_class
 from salus.model import Model
 from salus.preprocess.preparation import Preparation
 
@@ -64,14 +64,12 @@ def resolved(detector: str, preset: str, settings: Mapping[str, Any], seed: int)
         raise ConfigError(f"prepare.size is {detector}'s own setting 'size': --set size={grouped['prepare']['size']}.")
     if seed < 0:
         raise ConfigError(f"a seed is 0 or more, got {seed}.")
-    score = dict(chosen.score)
-    if grouped["score"].get("name", score.get("name")) != score.get("name"):
-        score = {}  # another score does not share the preset's settings
+    score = score_of(chosen, settings)
     automatic = own.get("latent") == AUTO
     if automatic:
         del own["latent"]
     with torch.device("meta"):  # what has no numbers takes no memory
-        config = build(detector, {**chosen.settings, **own}, {**score, **grouped["score"]}).config
+        config = build(detector, {**chosen.settings, **own}, score).config
     if automatic and not isinstance(getattr(config, "latent", None), int):
         raise ConfigError(f"{detector} has no code whose size could be chosen; latent=auto is for such as ae, vae, ra.")
     if automatic and getattr(config, "code", "vector") == "spatial":
@@ -80,11 +78,18 @@ def resolved(detector: str, preset: str, settings: Mapping[str, Any], seed: int)
         detector=detector,
         preset=preset,
         settings=asdict(config) | ({"latent": AUTO} if automatic else {}),
-        score={**score, **grouped["score"]},
+        score=score,
         recipe=checked(Recipe, "recipe", {**asdict(chosen.recipe), **grouped["recipe"]}),
         preparation=asdict(checked(Preparation, "prepare", {**grouped["prepare"], "size": config.size})),
         seed=seed,
     )
+
+
+def score_of(preset: Preset, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A preset's score with what `score.*` changes; another score does not share the preset's settings."""
+    changed = {key.removeprefix("score."): value for key, value in settings.items() if key.startswith("score.")}
+    same = changed.get("name", preset.score.get("name")) == preset.score.get("name")
+    return {**(preset.score if same else {}), **changed}
 
 
 def refuse_too_large(detector: str, settings: Mapping[str, Any], score: Mapping[str, Any]) -> None:
