@@ -15,6 +15,7 @@ from salus.io.results import read_results
 from salus.model import Model, detections
 from salus.training import rescored, train
 from salus.training.combining import combine
+from salus.training.plan import at_random
 from tests.conftest import discs
 
 MEMBERS = [
@@ -93,9 +94,11 @@ def test_what_a_member_was_calibrated_on_is_not_the_ensembles(calibrated, salus,
         Picture.fromarray(np.round(picture[0] * 255).astype(np.uint8)).save(hospital / f"{index}.png")
     code, _, _ = salus("calibrate", members[calibrated], "--data", hospital, "--false-alarms", 0.2)
     assert code == 0
-    assert "calibrated_on" in Model.load(members[calibrated]).card
+    theirs = Model.load(members[calibrated]).card["calibrated_on"]
+    assert len(theirs) == 24
     made = combine(members, disc_folder, tmp_path / "both")
-    assert "calibrated_on" not in made.card
+    assert made.card["calibrated_on"] == Model.load(models / "ae0").card["calibrated_on"]
+    assert set(theirs).isdisjoint(made.card["calibrated_on"])
     assert made.calibration.false_alarms == 0.05
     assert len(made.calibration.scores) == Model.load(members[1 - calibrated]).card["counts"]["calibration"]
 
@@ -183,6 +186,11 @@ def test_what_cannot_be_combined_is_refused(salus, models, disc_folder, both, tm
     train("pca", others, tmp_path / "less", preset="tiny")
     assert "learned from other images" in refused(models / "ae0", tmp_path / "less")
     assert "did not learn from" in refused(models / "ae0", models / "pca", data=others)
+    blind, real = tmp_path / "blind", models / "ae0"
+    train("padim", disc_folder, blind, preset="tiny", settings={"weights": "random", "trunk": "alexnet"})
+    assert "one sees with a random trunk, the other does not" in refused(real, blind)
+    assert not at_random(Model.load(both).settings)
+    assert at_random({"members": [{"settings": Model.load(blind).settings}]})
     with pytest.raises(ConfigError, match="salus combine"):
         train("ensemble", disc_folder, tmp_path / "m")
     assert "salus combine" in salus("methods", "ensemble")[2]

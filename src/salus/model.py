@@ -12,6 +12,7 @@ A name in `model.json` is looked up in the registry; no import path is ever read
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from importlib.metadata import version
@@ -27,10 +28,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from salus.core import Dataset, Label, Split
-from salus.core.errors import ConfigError, LayoutError, ModelError
+from salus.core import Case, Dataset, Label, Split
+from salus.core.errors import ConfigError, ImageError, LayoutError, ModelError
 from salus.core.machine import keep_freed_memory
-from salus.datasets import open_dataset
+from salus.datasets import DATASETS, open_dataset
 from salus.datasets.protocol import split
 from salus.detectors import Detector, build
 from salus.io import read_study, study_sha256
@@ -246,7 +247,7 @@ def calibrate(
         The calibration, and (file, reason) of images that could not be used.
 
     Raises:
-        LayoutError: too few healthy people to divide, images the model learned from, or none that can be used.
+        LayoutError: too few healthy people to divide, people the model learned from, or none that can be used.
         ModelError, ConfigError: see their messages.
     """
     model = Model.load(folder, device=device)
@@ -262,14 +263,47 @@ def calibrate(
             )
         cases = split(opened).only(label=Label.NORMAL, split=Split.CALIBRATION)
     known = set(model.card.get("learned_from", ()))
-    if again := [case.case_id for case in cases if study_sha256(case.images)[:16] in known]:
-        raise LayoutError(f"The model learned from {len(again)} of {len(cases)} images in {data}, such as {again[0]}.")
+    if again := [case.case_id for case in cases if known & marks(dataset, opened.name, case)]:
+        raise LayoutError(
+            f"The model learned from {len(again)} of {len(cases)} cases in {data} or from other images of their "
+            f"patients, such as {again[0]}."
+        )
     if false_alarms is None:
         false_alarms = model.calibration.false_alarms if model.calibration else FALSE_ALARMS
     calibration, failures = calibration_of(model, cases, false_alarms)
-    card = {**model.card, "calibrated_on": sorted(study_sha256(case.images)[:16] for case in cases)}
-    replace(model, calibration=calibration, card=card).save(folder)
+    calibrated(model, calibration, dataset, cases).save(folder)
     return calibration, failures
+
+
+def calibrated(model: Model, calibration: Calibration, dataset: str, cases: Dataset) -> Model:
+    """`model` with a threshold, and a card that knows whose scores set it: `cases`, read as `dataset`."""
+    return replace(model, calibration=calibration, card={**model.card, "calibrated_on": sorted(people(dataset, cases))})
+
+
+def people(dataset: str, cases: Dataset) -> dict[str, Case]:
+    """Cases by all that tells in another data set who they are, see `marks`."""
+    return {mark: case for case in cases for mark in marks(dataset, cases.name, case)}
+
+
+def marks(dataset: str, name: str, case: Case) -> set[str]:
+    """What tells a case in another data set: hashes of what its files hold, and of the patient's id.
+
+    Ids count within a data set. In folders that is any folder, but the name of a file is nobody's id there.
+
+    Args:
+        dataset: its reader; `name` what that calls the data set.
+
+    Returns:
+        16 hexadecimal digits each. Who can try all ids finds an id by its hash.
+    """
+    found = set()
+    in_folder = DATASETS[dataset] == DATASETS["folder"]
+    if not in_folder or case.patient_id != case.case_id:
+        patient = f"{'folder' if in_folder else name}: {case.patient_id}"
+        found.add(hashlib.sha256(patient.encode()).hexdigest()[:16])
+    with suppress(ImageError):  # what cannot be opened is not learned from either
+        found.add(study_sha256(case.images)[:16])
+    return found
 
 
 def calibration_of(

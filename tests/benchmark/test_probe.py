@@ -156,7 +156,7 @@ def knowing(healthy):
             if calibration
             else None,
         )
-        patients, _ = unseen(model, dataset, 0)
+        patients, _ = unseen(model, "folder", dataset, 0)
         return model, measured(model, patients, 0)
 
     return made
@@ -247,7 +247,7 @@ def test_shares_have_wilson_intervals_where_lesions_are_patients_and_drawn_ones_
 def test_only_patients_that_the_model_did_not_learn_from_are_painted_on(model, disc_folder, tmp_path):
     loaded = Model.load(model)
     dataset = open_dataset("folder", disc_folder)
-    patients, _ = unseen(loaded, dataset, 0)
+    patients, _ = unseen(loaded, "folder", dataset, 0)
     held_out = split(dataset).only(split=Split.CALIBRATION, label=Label.NORMAL)
     assert {case.case_id for cases in patients for case, _ in cases} == {case.case_id for case in held_out}
 
@@ -256,7 +256,7 @@ def test_only_patients_that_the_model_did_not_learn_from_are_painted_on(model, d
     shutil.copy(learned.images[0].path, data / "learned.png")
     rows = ["file,patient_id", "00.png,a", "01.png,b", "learned.png,a"]
     (data / "metadata.csv").write_text("\n".join(rows))
-    patients, _ = unseen(loaded, open_dataset("folder", data), 0)
+    patients, _ = unseen(loaded, "folder", open_dataset("folder", data), 0)
     assert [[case.case_id for case, _ in cases] for cases in patients] == [["01"]]
 
 
@@ -313,7 +313,7 @@ def test_the_command_writes_the_same_bytes_twice_and_says_what_is_missed(salus, 
 
 def test_another_seed_paints_other_lesions(model, healthy):
     loaded = Model.load(model)
-    patients, _ = unseen(loaded, open_dataset("folder", healthy), 0)
+    patients, _ = unseen(loaded, "folder", open_dataset("folder", healthy), 0)
     one, same, other = (measured(loaded, patients[:1], seed).seen["auroc"] for seed in (0, 0, 1))
     assert np.array_equal(one, same)
     assert not np.array_equal(one, other)

@@ -12,13 +12,17 @@ import yaml
 
 from salus.benchmark import evaluate
 from salus.benchmark.rows import Row
-from salus.benchmark.suite import RANDOM, Method, Suite, check
+from salus.benchmark.suite import Method, Suite, check
 from salus.benchmark.tables import grouped
+from salus.core import Split
 from salus.core.errors import ConfigError, LayoutError
+from salus.datasets import open_dataset
+from salus.datasets.protocol import split
 from salus.detectors import DETECTORS, detector_class
 from salus.model import calibrate
 from salus.screening import screen
 from salus.training import train
+from salus.training.plan import RANDOM
 
 pytestmark = pytest.mark.usefixtures("numbers_only", "in_this_process")
 AE = {"preset": "tiny", "set": {"recipe.epochs": 1}}
@@ -59,6 +63,50 @@ def test_a_model_that_learned_from_test_cases_is_refused(disc_folder, measured, 
     model = learned(disc_folder / "test" / "good", tmp_path / "model")
     with pytest.raises(LayoutError, match=r"The model learned from 7 of the 16 test cases .* such as test/good/00"):
         measured(model, disc_folder)
+
+
+def named(data: Path, names: dict[str, str]) -> Path:
+    """`data` with patient ids of some files."""
+    rows = "".join(f"{file},{patient}\n" for file, patient in names.items())
+    (data / "metadata.csv").write_text("file,patient_id\n" + rows)
+    return data
+
+
+def in_part(part: Split, data: Path) -> str:
+    """The id of a patient of `data` who is put into a part of it."""
+    for patient in (f"patient-{number}" for number in range(1000)):
+        named(data, {"train/good/000.png": patient})
+        if any(case.patient_id == patient for case in split(open_dataset("folder", data)).only(split=part)):
+            return patient
+    raise AssertionError(f"nobody is put into {part}")
+
+
+@pytest.mark.parametrize("part", [Split.TRAIN, Split.VALIDATION, Split.CALIBRATION])
+def test_a_patient_known_to_the_model_from_another_folder_is_refused(part, model, disc_folder, measured, tmp_path):
+    mine, test = shutil.copytree(disc_folder, tmp_path / "here"), tmp_path / "there"
+    shutil.copytree(disc_folder / "test", test / "test")
+    patient = in_part(part, mine)
+    named(test, {"test/hole/000.png": patient, "test/hole/001.png": patient})
+    measured(model, test)  # of people without names
+    known = learned(mine, tmp_path / "m")
+    assert patient not in (known / "model.json").read_text()
+    what = "threshold was set on" if part == Split.CALIBRATION else "model learned from"
+    said = rf"{what} 2 of the 16 test cases .* such as test/hole/000, patient '{patient}'\."
+    with pytest.raises(LayoutError, match=said):
+        measured(known, test)
+    named(test, {"test/hole/000.png": "another", "test/hole/001.png": "another"})
+    measured(known, test)
+
+
+def test_a_patient_learned_from_does_not_set_the_threshold(disc_folder, tmp_path):
+    mine, healthy = (shutil.copytree(disc_folder, tmp_path / name) for name in ("here", "healthy"))
+    patient = in_part(Split.TRAIN, mine)
+    known, healthy = learned(mine, tmp_path / "m"), healthy / "test" / "good"
+    named(healthy, {"003.png": patient})
+    with pytest.raises(LayoutError, match=r"learned from 1 of 8 cases .* other images of their patients, such as 003"):
+        calibrate(known, healthy, device="cpu")
+    named(healthy, {"003.png": "another"})
+    calibrate(known, healthy, device="cpu")
 
 
 def test_copies_across_the_parts_of_a_data_set_are_told(disc_folder, measured, tmp_path):
@@ -105,6 +153,16 @@ def test_random_trunks_do_not_stand_beside_others(name, settings):
     check(dataclasses.replace(suite, methods={**methods, "pca": Method()}))
     with pytest.raises(ConfigError, match=r"blind sees with a random trunk, ae does not: .* random-features"):
         check(dataclasses.replace(suite, methods={**methods, "ae": Method()}))
+
+
+@pytest.mark.parametrize("floor", ["pca", "mean-intensity"])
+def test_random_trunks_do_not_judge_together_with_others(floor):
+    methods = {"blind": Method(detector="padim", preset="tiny", set={"weights": "random", "trunk": "alexnet"})}
+    methods |= {floor: Method(), "random-features": Method(preset="tiny")}
+    suite = Suite(datasets={"heads": {"phantom": {}}}, methods={**methods, "both": Method(of=("blind", floor))})
+    with pytest.raises(ConfigError, match=f"both: blind sees with a random trunk, {floor} does not; they cannot judge"):
+        check(suite)
+    check(dataclasses.replace(suite, methods={**methods, "both": Method(of=("blind", "random-features"))}))
 
 
 @pytest.mark.parametrize("name", DETECTORS)

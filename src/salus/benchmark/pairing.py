@@ -20,6 +20,7 @@ from salus.core.errors import ImageError, LayoutError, SalusError
 from salus.datasets import open_dataset
 from salus.io import read_image, read_study, study_sha256
 from salus.io.results import read_results
+from salus.model import marks
 from salus.preprocess.geometry import resample
 from salus.preprocess.preparation import Preparation
 
@@ -116,7 +117,7 @@ def pair(results: Path, data: Path, dataset: str) -> Paired:
             f"none of {len(found)} results in {results} is of one of the {len(cases)} labelled cases in {data}: no "
             "source file has the same SHA-256. Were these images screened, and are they unchanged?"
         )
-    known = known_before(run["card"], whole, [case for case in cases if case.case_id in matched], data)
+    known = known_before(run["card"], dataset, whole, [case for case in cases if case.case_id in matched], data)
     left = [result.case_id for key, rest in by_hash.items() if key not in used for _, result in rest]
     problems += [Problem(case_id=name, reason="a result without a labelled test case") for name in sorted(left)]
     return Paired(
@@ -131,24 +132,30 @@ def pair(results: Path, data: Path, dataset: str) -> Paired:
     )
 
 
-def known_before(card: Mapping[str, Any], whole: Dataset, cases: Sequence[Case], data: Path) -> list[str]:
-    """What to say of measured cases that are copies of the data set's own other cases, which the model knew.
+def known_before(card: Mapping[str, Any], dataset: str, whole: Dataset, cases: Sequence[Case], data: Path) -> list[str]:
+    """What to say of measured cases that the model knew, where they are among the data set's own other cases, too.
 
     Raises:
-        LayoutError: it knew test cases from elsewhere: someone trained, or set the threshold, on the test.
+        LayoutError: it knew them or their patients from elsewhere: someone trained, or set the threshold, on the test.
     """
-    notes, sha_of = [], {case.case_id: study_sha256(case.images)[:16] for case in cases}
+    notes, marks_of = [], {case.case_id: marks(dataset, whole.name, case) for case in cases}
     for part, what in KNOWN.items():
         known = set(card.get(part, ()))
-        again = {name: sha for name, sha in sha_of.items() if sha in known}
-        own = {study_sha256(case.images)[:16] for case in whole if again and case.split != Split.TEST}
-        if used := [name for name, sha in again.items() if sha not in own]:
+        again = {name: seen & known for name, seen in marks_of.items() if seen & known}
+        others = [case for case in whole if again and case.split != Split.TEST]
+        own = {mark for case in others for mark in marks(dataset, whole.name, case)}
+        if used := [name for name, seen in again.items() if seen - own]:
+            patient = next(case.patient_id for case in cases if case.case_id == used[0])
             raise LayoutError(
-                f"{what} {len(used)} of the {len(cases)} test cases in {data}, such as {used[0]}. Test cases are for "
-                "measuring: use other people's images for that, and screen again."
+                f"{what} {len(used)} of the {len(cases)} test cases in {data} or other images of their patients, such "
+                f"as {used[0]}, patient '{patient}'. Test cases are for measuring: use other people's images for that, "
+                "and screen again. Two people with one patient_id need two."
             )
         if again:
-            notes.append(f"{what} copies of {len(again)} of the {len(cases)} cases measured: these numbers flatter it.")
+            notes.append(
+                f"{what} copies of {len(again)} of the {len(cases)} cases measured, or other images of their patients: "
+                "these numbers flatter it."
+            )
     return notes
 
 

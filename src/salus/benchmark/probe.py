@@ -28,7 +28,7 @@ from salus.datasets import open_dataset
 from salus.io import read_study, study_sha256
 from salus.io.files import make_folder, write_whole
 from salus.metrics import auroc, is_hit, resample, weighted_mean, wilson
-from salus.model import Model, case_score, detections, model_id, versions
+from salus.model import Model, case_score, detections, marks, model_id, versions
 from salus.preprocess.lesions import (
     PLACES,
     Floats,
@@ -153,7 +153,7 @@ def probe(
 
     used = Model.load(model, device=device)
     whole = open_dataset(dataset, data)
-    patients, unread = unseen(used, whole, seed)
+    patients, unread = unseen(used, dataset, whole, seed)
     if not patients:
         raise LayoutError(
             f"{data} holds no healthy image that the model may be probed with: none outside a test of patients it did "
@@ -181,10 +181,13 @@ def probe(
     return out / "probe.html"
 
 
-def unseen(model: Model, dataset: Dataset, seed: int) -> tuple[list[list[tuple[Case, str]]], list[tuple[str, str]]]:
+def unseen(
+    model: Model, reader: str, dataset: Dataset, seed: int
+) -> tuple[list[list[tuple[Case, str]]], list[tuple[str, str]]]:
     """Up to `PATIENTS` patients, each with healthy cases and their hashes, and (file, reason) of unreadable ones.
 
-    Whoever has a case that the model learned from is not among them. Two models of the same data share the order.
+    Whoever the model learned from, by a file or by the patient's id, is not among them. Two models of the same data
+    share the order.
     """
     known = set(model.card.get("learned_from", ()))
     of_patient: dict[str, list[tuple[Case, str]]] = {}
@@ -195,7 +198,11 @@ def unseen(model: Model, dataset: Dataset, seed: int) -> tuple[list[list[tuple[C
                 of_patient.setdefault(case.patient_id, []).append((case, study_sha256(case.images)))
             except ImageError as error:
                 unread.append((case.images[0].name, case.without_folders(str(error))))
-    strangers = [cases for cases in of_patient.values() if known.isdisjoint(digest[:16] for _, digest in cases)]
+    strangers = [
+        cases
+        for cases in of_patient.values()
+        if not any(known & marks(reader, dataset.name, case) for case, _ in cases)
+    ]
     strangers.sort(key=lambda cases: hashlib.sha256(f"{seed} {cases[0][1]}".encode()).digest())
     return strangers[:PATIENTS], unread
 

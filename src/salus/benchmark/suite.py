@@ -34,10 +34,9 @@ from salus.datasets import DATASETS
 from salus.datasets.phantom import write_phantom
 from salus.detectors import ENSEMBLE, Restorer, detector_class
 from salus.scores import build_score
-from salus.training.plan import resolved, score_of
+from salus.training.plan import at_random, resolved, score_of
 
 OWN = "own"  # the score of a method's preset
-RANDOM = ("weights", "teacher")  # settings that may say "random": of a trunk that nobody trained
 YAML = {"tuple_type": "Needs a list", "dataclass_type": "Needs settings", "dict_type": "Needs settings"}
 DRAWN = inspect.signature(write_phantom).parameters.keys() - {"root"}
 
@@ -247,13 +246,17 @@ def check(suite: Suite) -> None:
             raise ConfigError(f"methods.{name}: seeds are those of an ensemble's members; the suite's are for all.")
         try:
             with suppress(WeightsError):  # its rows will say so, and the others go on
-                settings = resolved(method.detector or name, method.preset, method.set, 0).settings
-                untrained |= {name for key in RANDOM if settings.get(key) == "random"}
+                if at_random(resolved(method.detector or name, method.preset, method.set, 0).settings):
+                    untrained.add(name)
         except ConfigError as error:
             raise ConfigError(f"methods.{name}: {error}") from error
     check_scores(suite.scores)
     for name in ensembles:
         check_members(suite, name)
+        of = {member.partition("/")[0] for member in suite.methods[name].of}
+        if of & untrained and of - untrained:
+            raise ConfigError(f"methods.{name}: {min(of & untrained)} sees with a random trunk, {min(of - untrained)} "
+                              "does not; they cannot judge together.")  # fmt: skip
     untrained -= suite.floors
     if untrained and (others := suite.methods.keys() - untrained - suite.floors - set(ensembles)):
         raise ConfigError(

@@ -22,7 +22,7 @@ from salus.datasets.protocol import split
 from salus.detectors import Detector, Restorer, build
 from salus.io import read_study, study_sha256
 from salus.io.files import make_folder, write_whole
-from salus.model import Calibration, Model, Precision, calibration_of, shortfall
+from salus.model import Calibration, Model, Precision, calibrated, calibration_of, people, shortfall
 from salus.preprocess.cache import Prepared, PreparedCache
 from salus.preprocess.preparation import Preparation
 from salus.training.further import LEARNED, Joined, further_sets
@@ -174,7 +174,7 @@ def rescored(folder: Path, score: Mapping[str, Any], data: Path, out: Path, *, d
     model = Model.load(folder)
     if (out / "model.json").is_file():
         there = Model.load(out)
-        if (there.card, dict(there.score)) != (model.card, dict(score)):
+        if (uncalibrated(there), dict(there.score)) != (uncalibrated(model), dict(score)):
             raise ConfigError(f"{out} holds another model. Choose another folder.")
         return out
     cases = split(open_dataset(dataset, data))
@@ -182,9 +182,14 @@ def rescored(folder: Path, score: Mapping[str, Any], data: Path, out: Path, *, d
         raise ConfigError(f"{folder} did not learn from {data}: files, or their parts, differ. Name its own data.")
     healthy = cases.only(label=Label.NORMAL)
     other = with_score(model, score, healthy.only(split=Split.VALIDATION))
-    calibration, _ = calibration_of(other, healthy.only(split=Split.CALIBRATION))
-    replace(other, calibration=calibration).save(out)
+    own = healthy.only(split=Split.CALIBRATION)
+    calibrated(other, calibration_of(other, own)[0], dataset, own).save(out)
     return out
+
+
+def uncalibrated(model: Model) -> dict[str, Any]:
+    """A card without the people who set the threshold."""
+    return {key: value for key, value in model.card.items() if key != "calibrated_on"}
 
 
 def with_score(model: Model, score: Mapping[str, Any], validation: Dataset) -> Model:
@@ -343,17 +348,23 @@ def remarks(healthy: Mapping[Split, Dataset], cases: Dataset) -> tuple[str, ...]
 def card_of(plan: Plan, found: Gathered, net: Detector, run: Run) -> dict[str, Any]:
     """What people and audits want to know of a model. It names no file."""
     own, *more = found.parts
-    learned_from = [case for parts in found.parts for part in LEARNED for case in parts[part]]
+    readers = [plan.dataset, *(one["dataset"] for one in plan.also)]
+    learned_from = {
+        mark
+        for reader, parts in zip(readers, found.parts, strict=True)
+        for part in LEARNED
+        for mark in people(reader, parts[part])
+    }
     manifests = [plan.manifest_sha256, *(one["manifest_sha256"] for one in plan.also)]
     return {
-        "dataset": " + ".join([plan.dataset, *(one["dataset"] for one in plan.also)]),
+        "dataset": " + ".join(readers),
         "counts": {part: sum(len(parts.get(part, ())) for parts in found.parts) for part in own},
         "manifest_sha256": hashlib.sha256("\n".join(manifests).encode()).hexdigest() if more else manifests[0],
         "also": [
             {**source, "counts": {part: len(cases) for part, cases in parts.items()}}
             for source, parts in zip(plan.also, more, strict=True)
         ],
-        "learned_from": sorted(study_sha256(case.images)[:16] for case in learned_from),
+        "learned_from": sorted(learned_from),
         "unit": found.first.unit,
         "modality": found.first.modality,
         "parameters": sum(p.numel() for part in net.parts().values() for p in part),
@@ -383,7 +394,7 @@ def written(
     calibration, _ = calibration_of(model, found.calibration)
     write_rows(out / "train.csv", run.rows)
     loss_figure(out / "loss.png", run)
-    replace(model, calibration=calibration).save(out)
+    calibrated(model, calibration, plan.dataset, found.calibration).save(out)
     return calibration
 
 

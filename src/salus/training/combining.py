@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from salus.detectors import ENSEMBLE
 from salus.detectors.ensemble import Ensemble, EnsembleConfig, Member
 from salus.io import read_study, study_sha256
 from salus.io.files import file_sha256
-from salus.model import WEIGHTS, Model, Precision, calibration_of, detections
+from salus.model import WEIGHTS, Model, Precision, calibrated, calibration_of, detections
 from salus.preprocess.cache import PreparedCache
 from salus.training import Run, manifest
+from salus.training.plan import at_random
 
 
 def combine(folders: Sequence[Path], data: Path, out: Path, *, dataset: str = "folder") -> Model:
@@ -58,8 +59,8 @@ def combine(folders: Sequence[Path], data: Path, out: Path, *, dataset: str = "f
         return there
     healthy = cases.only(label=Label.NORMAL)
     made = joined(models, members, healthy.only(split=Split.VALIDATION))
-    calibration, _ = calibration_of(made, healthy.only(split=Split.CALIBRATION))
-    made = replace(made, calibration=calibration)
+    own = healthy.only(split=Split.CALIBRATION)
+    made = calibrated(made, calibration_of(made, own)[0], dataset, own)
     made.save(out)
     return made
 
@@ -72,6 +73,8 @@ def unlike(first: Model, other: Model) -> str:
         return f"they see images prepared with {key} {mine[key]} and {theirs[key]}"
     if first.card["manifest_sha256"] != other.card["manifest_sha256"]:
         return "they learned from other images, or from other parts of them"
+    if at_random(first.settings) != at_random(other.settings):
+        return "one sees with a random trunk, the other does not"
     return ""
 
 

@@ -6,17 +6,16 @@ The calibration parts of further sets are left out, and their test cases never o
 """
 
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from salus.core import Case, Dataset, Label, Split
-from salus.core.errors import ConfigError, ImageError, PatientInTwoSplitsError
-from salus.datasets import DATASETS, open_dataset
+from salus.core.errors import ConfigError, PatientInTwoSplitsError
+from salus.datasets import open_dataset
 from salus.datasets.protocol import split
-from salus.io import study_sha256
+from salus.model import people
 from salus.training.loop import Images
 
 LEARNED = (Split.TRAIN, Split.VALIDATION)
@@ -72,23 +71,6 @@ def further_sets(also: Sequence[tuple[str, Path]], dataset: str, cases: Dataset)
             raise PatientInTwoSplitsError(twice(f"{path}, read as {reader}", mine[again], known[again]))
         known |= mine
         found.append(learned)
-    return found
-
-
-def people(reader: str, cases: Dataset) -> dict[str, Case]:
-    """Cases by what tells in another set who they are: what their files hold, and the patient's id.
-
-    Ids count within a data set. In folders that is any folder, but the name of a file is nobody's id there.
-    """
-    found: dict[str, Case] = {}
-    in_folder = DATASETS[reader] == DATASETS["folder"]
-    for case in cases:
-        if not in_folder:
-            found[f"{cases.name}: {case.patient_id}"] = case
-        elif case.patient_id != case.case_id:
-            found[f"folder: {case.patient_id}"] = case
-        with suppress(ImageError):  # what cannot be opened is not learned from either
-            found[study_sha256(case.images)] = case
     return found
 
 

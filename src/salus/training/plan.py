@@ -15,6 +15,7 @@ from salus.detectors import ENSEMBLE, NO_METHOD, Preset, Recipe, build, detector
 from salus.model import Model
 from salus.preprocess.preparation import Preparation
 
+RANDOM = ("weights", "teacher")  # settings that may say "random": of a trunk that nobody trained
 AUTO = "auto"  # a setting `latent` that healthy images choose, see `salus.training.latent`
 HELD = 3  # times what is learned, at the least: weights, gradients and a moment
 T = TypeVar("T")
@@ -83,6 +84,12 @@ def resolved(detector: str, preset: str, settings: Mapping[str, Any], seed: int)
         preparation=asdict(checked(Preparation, "prepare", {**grouped["prepare"], "size": config.size})),
         seed=seed,
     )
+
+
+def at_random(settings: Mapping[str, Any]) -> bool:
+    """Whether a model of these settings, or one of its members, sees with a trunk that nobody trained."""
+    members = settings.get("members", ())
+    return any(settings.get(key) == "random" for key in RANDOM) or any(at_random(one["settings"]) for one in members)
 
 
 def score_of(preset: Preset, settings: Mapping[str, Any]) -> dict[str, Any]:
