@@ -1,3 +1,6 @@
+import math
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -229,6 +232,61 @@ def test_4096_bins_stay_within_a_thousandth(seed, shift):
     assert pool.aupro()[0] == pytest.approx(aupro(maps, masks), abs=1e-3)
     assert pool.best_dice()[0][0] == pytest.approx(best_dice(maps, masks)[0], abs=1e-3)
     assert pool.dice(1.3)[0] == pytest.approx(dice(maps, masks, 1.3))
+
+
+@pytest.mark.parametrize("bins", [8, 64, 4096])
+@pytest.mark.parametrize("shift", [0.0, 1.0, 3.0, 10.0])
+def test_exact_values_lie_between_the_extremes_of_the_bins(shift, bins):
+    maps, masks = lesions(3, shift=shift)
+    pool = counted(maps, masks, pixel_edges(maps, bins=bins)).pooled()
+    exact = pixel_ap(maps, masks), pixel_auroc(maps, masks), aupro(maps, masks), best_dice(maps, masks)[0]
+    between(pool, exact)
+
+
+def test_extremes_hold_where_a_map_tells_lesions_apart_and_where_its_edges_are_few(monkeypatch):
+    monkeypatch.setattr("salus.metrics.pixel_counts.SAMPLE", 300)
+    maps, masks = lesions(5, count=4)
+    for found in ([a + 100 * m for a, m in zip(maps, masks, strict=True)], [np.round(a) for a in maps]):
+        pool = counted(found, masks, pixel_edges(found)).pooled()
+        between(
+            pool, (pixel_ap(found, masks), pixel_auroc(found, masks), aupro(found, masks), best_dice(found, masks)[0])
+        )
+        low, high = pool.bounds()["ap"]
+        assert high[0] - low[0] > 1e-3, "else the bins cost nothing"
+
+
+def between(pool: PixelCounts, exact: Sequence[float]) -> None:
+    """Whether AP, AUROC, AUPRO and best Dice lie where the counts say, and so do the counts' own."""
+    counted = pool.ap(), pool.auroc(), pool.aupro(), pool.best_dice()[0]
+    for (low, high), own, value in zip(pool.bounds().values(), counted, exact, strict=True):
+        assert low[0] - 1e-7 <= value <= high[0] + 1e-7
+        assert low[0] - 1e-7 <= own[0] <= high[0] + 1e-7
+
+
+def test_the_lowest_and_the_highest_are_reached_by_hand():
+    """Two bins: 2 lesion and 1 healthy pixels, then 1 and 2."""
+    masks = [np.array([[True, True, False, True, False, False]])]
+    worst, best = (np.array([order]) for order in ([5.0, 6, 7, 1, 2, 3], [7.0, 6, 5, 3, 2, 1]))
+    for map_, end in ((worst, 0), (best, 1)):
+        pool = counted([map_], masks, np.array([0.0, 4.0])).pooled()
+        found = {name: ends[end][0] for name, ends in pool.bounds().items()}
+        assert found["auroc"] == pytest.approx(pixel_auroc([map_], masks))
+        assert found["aupro"] == pytest.approx(aupro([map_], masks), rel=1e-6)
+        if end == 0:
+            assert found["ap"] == pytest.approx((1 / 2 + 2 / 3 + 3 / 6) / 3) == pixel_ap([map_], masks)
+        else:
+            assert found["best_dice"] == pytest.approx(best_dice([map_], masks)[0])
+
+
+def test_fewer_edges_are_some_of_all_of_them():
+    maps, masks = lesions(0)
+    cases = counted(maps, masks, pixel_edges(maps, bins=101))
+    fewer = cases.every(4)
+    assert set(fewer.edges.tolist()) < set(cases.edges.tolist())
+    for edge in fewer.edges:
+        np.testing.assert_array_equal(fewer.dice(edge), cases.dice(edge))
+    assert fewer.lesion[:, -1].tolist() == [mask.sum() for mask in masks]
+    assert fewer.lesion.shape[1] == math.ceil(cases.lesion.shape[1] / 4)
 
 
 def test_a_map_that_is_mostly_zero_keeps_its_ties():

@@ -1,6 +1,7 @@
 """report.html: one file, nothing loaded from anywhere, for a radiologist and a reviewer alike."""
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -116,6 +117,7 @@ def write_report(path: Path, evaluation: "Evaluation") -> Path:
             [column for column in (*OF_CASES, *OF_PIXELS) if column[0] in BY_FINDING], metrics["findings"].values()
         ),
         by_group=BY_GROUP,
+        binned=off_by_bins(metrics["overall"]),
         floor_names=FLOORS,
         fidelity=FIDELITY,
         box_hits=box_hits(metrics["protocols"]) if metrics["protocols"] else [],
@@ -129,6 +131,13 @@ def write_report(path: Path, evaluation: "Evaluation") -> Path:
     )
     write_whole(path, page.encode())
     return path
+
+
+def off_by_bins(measures: Mapping[str, Any]) -> float | None:
+    """How far a pixel metric can be from its exact value, rounded up to 0.0001; None without pixel metrics."""
+    binned = [one for one in measures.values() if isinstance(one, Mapping) and "exact_within" in one]
+    off = [abs(end - one["value"]) for one in binned for end in one["exact_within"]]
+    return math.ceil(1e4 * max(off)) / 1e4 if off else None
 
 
 def template(name: str) -> jinja2.Template:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import digamma
 
 Floats = NDArray[np.float64]
 
@@ -22,10 +23,12 @@ def tie_ends(falling: NDArray[np.floating]) -> NDArray[np.intp]:
 
 
 def in_blocks(metric: Callable[..., Floats], *arrays: NDArray[np.number]) -> Floats:
-    """`metric(*arrays)` computed a few rows at a time; all arrays and the answer share their rows."""
+    """`metric(*arrays)` in double precision, a few rows at a time; all arrays and the answer share their rows."""
     rows = max(1, BLOCK // max(1, arrays[0][0].size))
     starts = range(0, len(arrays[0]), rows)
-    return np.concatenate([metric(*(array[start : start + rows] for array in arrays)) for start in starts])
+    return np.concatenate(
+        [metric(*(array[start : start + rows].astype(np.float64, copy=False) for array in arrays)) for start in starts]
+    )
 
 
 def auroc(tp: Floats, fp: Floats) -> Floats:
@@ -39,6 +42,16 @@ def average_precision(tp: Floats, fp: Floats) -> Floats:
     """(...) sum of precision times gain in recall: steps, not trapezoids."""
     total = np.where(fp[..., -1] > 0, tp[..., -1], 0)
     return ratio(((tp - _before(tp)) * ratio(tp, tp + fp, empty=0.0)).sum(axis=-1), total, empty=np.nan)
+
+
+def least_average_precision(tp: Floats, fp: Floats) -> Floats:
+    """(...) the lowest `average_precision` that entries of no ties can have which make these columns.
+
+    All normal entries of a column come before its abnormal ones, and these one by one: of m after t others and f
+    normal ones the precisions are (t + i) / (t + i + f), i = 1 ... m.
+    """
+    found = (tp - _before(tp)) - fp * (digamma(tp + fp + 1) - digamma(_before(tp) + fp + 1))
+    return ratio(found.sum(axis=-1), np.where(fp[..., -1] > 0, tp[..., -1], 0), empty=np.nan)
 
 
 def fpr_at_tpr(tp: Floats, fp: Floats, tpr: float) -> Floats:
