@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from salus.benchmark import evaluate
@@ -17,6 +18,7 @@ from salus.io import file_sha256, read_image, write_image
 from salus.io.results import write_result
 from salus.metrics import aupro, best_dice, dice, hit_ra2024, hit_rate, pixel_ap, pixel_auroc, resample, ssim, wilson
 from salus.preprocess import Preparation
+from salus.scores.lpips import LPIPS
 from tests.benchmark.conftest import DRAWS, MODEL, PIXEL_THRESHOLD, SIDE, THRESHOLD, Study
 
 LABELS = {True: Label.ABNORMAL, False: Label.NORMAL}
@@ -217,7 +219,14 @@ def test_fidelity_compares_the_prepared_source_with_the_restored(evaluated, metr
     assert healthy["mae"]["value"] == pytest.approx(0.1, abs=1e-6)  # what was added to each pixel
     pictures = [read_image(study.data / f"test/good/{k:02}.png").array / 255 for k in range(5)]
     assert healthy["ssim"]["value"] == pytest.approx(np.mean([ssim(a, a + 0.1) for a in pictures]), abs=1e-5)
-    assert 0 < healthy["lpips"]["value"] < 1
+    net, rows = LPIPS("alexnet"), torch.from_numpy(np.stack(pictures))[:, None]
+    with torch.no_grad():
+        assert healthy["lpips"]["value"] == pytest.approx(float(net(rows, (rows + 0.1).clip(0, 1)).mean()), abs=1e-5)
+        net.shift, net.scale = 2 * net.shift - 1, 2 * net.scale  # intensities in [0, 1] meet the trunk as they are
+        assert healthy["lpips_ra2024"]["value"] == pytest.approx(
+            float(net(rows, (rows + 0.1).clip(0, 1)).mean()), abs=1e-5
+        )
+    assert healthy["lpips_ra2024"]["value"] != pytest.approx(healthy["lpips"]["value"], rel=0.05)
 
 
 def test_floors_stand_beside_the_method_with_the_same_keys(evaluated, metrics):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from salus.benchmark import evaluate
 from salus.benchmark.measures import groups
@@ -277,11 +278,29 @@ def test_the_image_metrics_of_table_3_are_there(metrics):
         assert 0 < metrics["healthy"][key]["value"] < 1
 
 
+def test_pixels_are_measured_as_medianomaly_does(evaluated, metrics):
+    study, seen = evaluated[0], metrics["protocols"]["medianomaly"]
+    names = [name for name in study.maps if "test" in name]
+    score = np.concatenate([study.maps[name].ravel() for name in names])
+    truth = np.concatenate([study.masks.get(name, np.zeros((SIDE, SIDE), bool)).ravel() for name in names])
+    assert seen["pictures"] == len(names) == 9
+    assert seen["pixel_ap"]["value"] == pytest.approx(average_precision_score(truth, score), abs=1e-6)
+    assert seen["pixel_auroc"]["value"] == pytest.approx(roc_auc_score(truth, score), abs=1e-6)
+    grid = np.sort(score)[:: score.size // 200]
+    dice = max(2 * (truth & (score > t)).sum() / (truth.sum() + (score > t).sum()) for t in grid)
+    assert seen["best_dice"] == {"value": pytest.approx(dice, abs=1e-6), "ci95": None, "oracle": True}
+
+
+def test_what_medianomaly_measures_needs_masks(tmp_path, monkeypatch, numbers_only):
+    assert drawn(tmp_path / "boxes", monkeypatch, "boxes")["medianomaly"] is None
+    assert drawn(tmp_path / "masks", monkeypatch, "masks")["medianomaly"]["pictures"] == 3
+
+
 def test_every_key_of_the_protocols_is_in_the_docs(metrics):
     page = (Path(__file__).parents[2] / "docs/metrics.md").read_text()
     seen = metrics["protocols"]
     table = seen["ra2024"]["sound"]
-    keys = {*seen, *seen["thresholds"], *seen["sound"], *table, *table["classes"]["hole"]}
+    keys = {*seen, *seen["thresholds"], *seen["sound"], *table, *table["classes"]["hole"], *seen["medianomaly"]}
     assert [key for key in sorted(keys) if f"`{key}`" not in page] == []
 
 

@@ -118,7 +118,8 @@ def test_several_trainings_have_their_spread_and_no_interval(trained):
 
 
 def test_each_disease_comes_from_its_data_set_and_healthy_from_the_first(trained):
-    auroc = {"findings": {"Lung Opacity": {"auroc": value(0.8)}}, "healthy": {"ssim": value(0.7), "lpips": None}}
+    healthy = {"ssim": value(0.7), "lpips": value(0.1), "lpips_ra2024": value(0.2)}
+    auroc = {"findings": {"Lung Opacity": {"auroc": value(0.8)}}, "healthy": healthy}
     rows = [
         trained("vae", detector="vae", dataset="rsna", data="chest", **auroc),
         trained("vae", detector="vae", dataset="covid-radiography", findings={"COVID": {"auroc": value(0.6)}}),
@@ -126,6 +127,7 @@ def test_each_disease_comes_from_its_data_set_and_healthy_from_the_first(trained
     ours = beside("ra2024 3", published("ra2024 3"), rows)
     assert {(one["of"], one["measure"]): (one["mean"], one["data"]) for one in ours} == {
         ("healthy", "ssim"): (0.7, "chest"),
+        ("healthy", "lpips"): (0.2, "chest"),
         ("pneumonia", "auroc"): (0.8, "chest"),
         ("COVID-19", "auroc"): (0.6, "brain"),
     }
@@ -147,6 +149,19 @@ def test_an_autoencoder_stands_under_its_own_size(trained):
     )
     (ours,) = beside("cai2024 1", published("cai2024 1"), [row])
     assert (ours["theirs"], ours["of"], ours["measure"], ours["method"]) == ("AE, d = 4", "RSNA", "auroc", "small")
+    (ours,) = beside("cai2024 2", published("cai2024 2"), [row])
+    assert (ours["theirs"], ours["method"]) == ("AE, d = 4, 4, 32, 16", "small")
+
+
+def test_pixels_beside_cai_et_al_are_measured_as_theirs(trained):
+    overall = {"auroc": value(0.7), "pixel_ap": value(0.9), "best_dice": value(0.9)}
+    own = {"medianomaly": {"pixel_ap": {"value": 0.3, "ci95": None}, "best_dice": {"value": 0.4, "ci95": None}}}
+    how = {"detector": "ae", "settings": {"latent": 16}, "dataset": "medianomaly/brats2021", "overall": overall}
+    ours = by_column(beside("cai2024 1", published("cai2024 1"), [trained("ae", protocols=own, **how)]), "AE, d = 16")
+    found = {measure: one["mean"] for (_, measure), one in ours.items()}
+    assert found == {"auroc": 0.7, "pixel_ap": 0.3, "best_dice": 0.4}
+    (ours,) = beside("cai2024 1", published("cai2024 1"), [trained("ae", **how)])
+    assert ours["measure"] == "auroc", "an evaluation of before it was measured fills no column"
 
 
 def test_a_published_table_is_laid_out_as_in_print_with_ours_below(trained):

@@ -73,6 +73,7 @@ def test_the_worked_threshold_comes_out():
     values = np.arange(100) / 100 + 0.0005
     assert pixel_threshold([values[:40], values[40:].reshape(6, 10)]) == pytest.approx(0.9405)
     assert (values > 0.9405).sum() == 5
+    assert np.quantile(values, 0.95) == pytest.approx(0.9410)  # interpolated: what it must not be
 
 
 @settings(max_examples=60, deadline=None)
@@ -107,6 +108,9 @@ def test_the_worked_pixels_come_out():
     assert best == 0.75
     assert (a > threshold).sum() == 4
     assert dice([a], [mask], threshold) == best
+    falling = [dice([a], [mask], value - 1e-6) for value in a]
+    of_ten = [0.4, 0.6667, 0.5714, 0.75, 0.6667, 0.6, 0.7273, 0.6667, 0.6154, 0.5714]
+    assert falling == pytest.approx(of_ten, abs=5e-5)
     assert pixel_ap([a], [mask]) == pytest.approx(0.830357, abs=1e-6)
     assert pixel_auroc([a], [mask]) == pytest.approx(0.833333, abs=1e-6)
 

@@ -38,6 +38,10 @@ def test_the_roc_curve_keeps_every_point():
     fpr, tpr = roc_points(ABNORMAL, SCORE)
     assert fpr.tolist() == [0, 0, 0, 0.25, 0.25, 0.25, 0.5, 0.75, 0.75, 1]
     assert tpr == pytest.approx(np.array([0, 1, 2, 3, 4, 5, 5, 5, 6, 6]) / 6)
+    thresholds = [0.9, 0.8, 0.6, 0.55, 0.4, 0.3, 0.2, 0.15, 0.1]  # after infinity
+    for place, threshold in enumerate(thresholds, start=1):
+        assert fpr[place] == (SCORE[~ABNORMAL] >= threshold).mean()
+        assert tpr[place] == pytest.approx((SCORE[ABNORMAL] >= threshold).mean())
 
 
 def test_steps_under_the_precision_recall_curve_are_the_average_precision():

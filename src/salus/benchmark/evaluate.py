@@ -42,6 +42,7 @@ from salus.model import versions
 from salus.preprocess import Preparation, resample
 from salus.screening import slices_of
 
+FIDELITY = ("ssim", "lpips", "lpips_ra2024", "mae")  # of restorations of healthy cases
 FORMAT = 1
 BATCH = 16  # healthy cases that go through LPIPS together
 SMALLEST_LPIPS = 32  # pixels a side; AlexNet's poolings leave nothing of less
@@ -157,7 +158,7 @@ def entries(
         **grouped(ours, whole, parts),
         "healthy": {
             "n": len(normal),
-            **{name: mean_of(fidelity[name][normal], patients, seed) for name in ("ssim", "lpips", "mae")},
+            **{name: mean_of(fidelity[name][normal], patients, seed) for name in FIDELITY},
             "false_alarm_rate": share_flagged(ours, normal, draws),
         },
         "floors": {
@@ -198,7 +199,7 @@ def without_patients(dataset: Dataset, patients: set[str]) -> Dataset:
 
 def restoration(paired: Paired, data: Path) -> tuple[dict[str, NDArray[np.float64]], list[Problem], tuple[str, ...]]:
     """How far the healthy test cases were left alone: SSIM, MAE and LPIPS a case, nan where there is none."""
-    found = {name: np.full(len(paired.judged), np.nan) for name in ("ssim", "mae", "lpips")}
+    found = {name: np.full(len(paired.judged), np.nan) for name in FIDELITY}
     healthy = [(k, one) for k, one in enumerate(paired.judged) if not one.abnormal and "restored" in one.result.files]
     if not healthy:
         return found, [], ()
@@ -215,27 +216,34 @@ def restoration(paired: Paired, data: Path) -> tuple[dict[str, NDArray[np.float6
         found["mae"][index] = np.mean([mae(a, b) for a, b in pairs])
         waiting.append((index, prepared, restored))
         if len(waiting) == BATCH:
-            compare(perceptual, waiting, found["lpips"])
+            compare(perceptual, waiting, found)
             waiting = []
-    compare(perceptual, waiting, found["lpips"])
+    compare(perceptual, waiting, found)
     return found, problems, notes
 
 
 def compare(
     perceptual: torch.nn.Module | None,
     waiting: Sequence[tuple[int, NDArray[np.float32], NDArray[np.float32]]],
-    lpips: NDArray[np.float64],
+    found: Mapping[str, NDArray[np.float64]],
 ) -> None:
-    """Write the mean distance over the slices of each waiting (case, prepared, restored) into `lpips`."""
+    """Write the mean distance over the slices of each waiting (case, prepared, restored) into `found`.
+
+    For `lpips_ra2024` the network gets intensities in [0, 1] where it expects [-1, 1], as the public code of
+    arXiv:2401.10637 hands them over.
+    """
     if perceptual is None or not waiting:
         return
     prepared = np.concatenate([a for _, a, _ in waiting])
     restored = np.concatenate([b for _, _, b in waiting]).clip(0, 1)
-    with torch.no_grad():
-        distance = perceptual(torch.from_numpy(prepared), torch.from_numpy(restored)).numpy()
     ends = np.cumsum([len(a) for _, a, _ in waiting])[:-1]
-    for (index, _, _), slices in zip(waiting, np.split(distance, ends), strict=True):
-        lpips[index] = slices.mean()
+    pair = torch.from_numpy(prepared), torch.from_numpy(restored)
+    # 2 v - 1 of (v + 1) / 2 is v again.
+    for name, (a, b) in (("lpips", pair), ("lpips_ra2024", [(one + 1) / 2 for one in pair])):
+        with torch.no_grad():
+            distance = perceptual(a, b).numpy()
+        for (index, _, _), slices in zip(waiting, np.split(distance, ends), strict=True):
+            found[name][index] = slices.mean()
 
 
 def both(one: Judged, preparation: Preparation) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -3,7 +3,8 @@
 As in the papers a finding is one sample, and all is measured on the grid that the network saw: the map that came home
 with the result is brought back there, boxes and masks are laid on it pixel by pixel, and known healthy is what lies
 above the picture's minimum and two pixels off every finding. Pictures only: the papers know no volumes, and the slices
-of a volume would be other samples than theirs. One map is held at a time.
+of a volume would be other samples than theirs. Held are the maps on that grid where every finding has a mask, for the
+protocol that sorts all pixels, else one at a time.
 """
 
 import math
@@ -25,6 +26,7 @@ from salus.metrics import (
     FROC_RATES,
     BoxHit,
     FrocScores,
+    best_dice_medianomaly,
     box_to_grid,
     chance_corrected_hit_rate,
     class_averages,
@@ -37,6 +39,8 @@ from salus.metrics import (
     hit_thor2024,
     known_healthy,
     mass_ratio,
+    pixel_ap,
+    pixel_auroc,
     pointing_game,
     weighted_mean,
     wilson,
@@ -54,11 +58,15 @@ MIN_AREA = 5  # pixels of a false region: the smallest box that the RA tables co
 
 @dataclass(frozen=True, kw_only=True)
 class OnGrid:
-    """A picture's map and truth as the network saw them, (size, size) each; of no findings where it is healthy."""
+    """A picture's map and truth as the network saw them, (size, size) each; of no findings where it is healthy.
+
+    `lesion` holds the masks of all findings as nearest pixels, None where one of them has no mask.
+    """
 
     anomaly: NDArray[np.float32]
     findings: tuple[tuple[str, Mask], ...]
     healthy: Mask
+    lesion: Mask | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +128,7 @@ def protocols(
     calibration = paired.run["calibration"] or {}
     thresholds = {"published": calibration.get("grid_threshold"), "sound": calibration.get("pixel_threshold")}
     seen, problems, notes, volumes = [], [], [], 0
+    masked: list[tuple[NDArray[np.float32], Mask]] = []
     for index in good:
         one = paired.judged[index]
         if one.abnormal and not one.case.findings:
@@ -133,6 +142,8 @@ def protocols(
             problems.append(Problem(case_id=one.case.case_id, reason=bare(str(error), data, one.folder)))
         else:
             seen.append(seen_in(picture, index, thresholds))
+            if picture.lesion is not None:
+                masked.append((picture.anomaly, picture.lesion))
     if volumes:
         notes.append(f"Volumes ({volumes}) are left out of the published protocols, which know pictures only.")
     samples = [sample for picture in seen for sample in picture.samples]
@@ -154,6 +165,7 @@ def protocols(
         "findings": len(samples),
         "thresholds": thresholds,
         "sound": {**sound(seen, weights), **curve},
+        "medianomaly": medianomaly(masked),
     }
     for rule in RULES:
         content[rule] = {
@@ -161,6 +173,25 @@ def protocols(
             for which, t in thresholds.items()
         }
     return content, problems, tuple(notes)
+
+
+def medianomaly(masked: Sequence[tuple[NDArray[np.float32], Mask]]) -> dict[str, Any] | None:
+    """Pixel metrics as arXiv:2404.04518 and 2403.09303 have them, all pixels of all pictures as one list, exact.
+
+    Args:
+        masked: map and lesions of each picture whose findings have masks, healthy ones among them.
+    """
+    maps, masks = [a for a, _ in masked], [lesion for _, lesion in masked]
+    if not any(lesion.any() for lesion in masks):
+        return None
+    values = {
+        "pixel_ap": pixel_ap(maps, masks),
+        "pixel_auroc": pixel_auroc(maps, masks),
+        "best_dice": best_dice_medianomaly(maps, masks)[0],
+    }
+    made: dict[str, Any] = {name: {"value": rounded(value), "ci95": None} for name, value in values.items()}
+    made["best_dice"]["oracle"] = True
+    return {"pictures": len(masked), **made}
 
 
 def on_grid(one: Judged, anomaly: NDArray[np.float32], preparation: Preparation) -> OnGrid:
@@ -174,10 +205,15 @@ def on_grid(one: Judged, anomaly: NDArray[np.float32], preparation: Preparation)
     found = truth(one, anomaly.shape)
     findings = tuple((finding.name, laid(finding, inside, source, prepared)) for finding, inside in found)
     foreground = prepared.array > prepared.array.min()
+    lesion = None
+    if all(finding.mask is not None for finding, _ in found):
+        together = np.any([np.zeros(anomaly.shape, dtype=bool), *(inside for _, inside in found)], axis=0)
+        lesion = nearest(together, source, prepared)
     return OnGrid(
         anomaly=resample(replace(source, array=anomaly), like=prepared).array,
         findings=findings,
         healthy=known_healthy(foreground, [inside for _, inside in findings]),
+        lesion=lesion,
     )
 
 
@@ -201,12 +237,18 @@ def laid(finding: Finding, inside: Mask, source: Image, prepared: Image) -> Mask
             raise ImageError(
                 f"'{finding.name}' lies where the model does not look: left out of the protocols"
             ) from error
-    mask: Mask = resample(replace(source, array=inside.astype(np.float32)), like=prepared, order=0).array > 0.5
+    mask = nearest(inside, source, prepared)
     if not mask.any():
         centre = np.round(to_new @ [*np.argwhere(inside).mean(axis=0), 0, 1]).astype(int)[:2]
         if (centre < 0).any() or (centre >= mask.shape).any():
             raise ImageError(f"'{finding.name}' lies where the model does not look: left out of the protocols")
         mask[tuple(centre)] = True
+    return mask
+
+
+def nearest(inside: Mask, source: Image, prepared: Image) -> Mask:
+    """A mask of the source on the network's grid, pixel by pixel the nearest."""
+    mask: Mask = resample(replace(source, array=inside.astype(np.float32)), like=prepared, order=0).array > 0.5
     return mask
 
 

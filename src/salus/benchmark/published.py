@@ -19,6 +19,7 @@ METHODS: Mapping[str, tuple[str, Mapping[str, int]]] = {  # theirs: our detector
     **{name: (name.lower(), {}) for name in ("DAE", "MKD", "LTM", "VAE", "MAE", "SI-VAE", "DDPM", "RA")},
     "MemAE": ("mem-ae", {}),
     "CeAE": ("ce-vae", {}),
+    "AE, d = 4, 4, 32, 16": ("ae", {}),  # a size for each data set, picked by test labels
     **{f"AE, d = {d}": ("ae", {"latent": d}) for d in (1, 2, 4, 8, 16, 32, 64, 128)},
 }
 COLUMNS: Mapping[str, tuple[str, tuple[str, ...]]] = {  # theirs: our data set, and its findings; () for all

@@ -117,7 +117,7 @@ def write_report(path: Path, evaluation: "Evaluation") -> Path:
             [column for column in (*OF_CASES, *OF_PIXELS) if column[0] in BY_FINDING], metrics["findings"].values()
         ),
         by_group=BY_GROUP,
-        binned=off_by_bins(metrics["overall"]),
+        binned=off_by_bins(metrics["overall"] or {}),
         floor_names=FLOORS,
         fidelity=FIDELITY,
         box_hits=box_hits(metrics["protocols"]) if metrics["protocols"] else [],

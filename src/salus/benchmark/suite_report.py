@@ -13,7 +13,7 @@ from salus.benchmark.report import OF_CASES, OF_PIXELS, present, template, told
 from salus.benchmark.rows import name_of
 from salus.benchmark.suite import OWN
 from salus.core import Label
-from salus.io.files import write_whole
+from salus.io.files import page_of, write_whole
 
 COSTS = (("seconds", "Training", "s"), ("ms", "ms / image", ""), ("mib", "Memory", "MiB"))
 NAMED = {
@@ -25,6 +25,10 @@ NAMED = {
     **{key: heading for key, heading, _ in (*OF_CASES, *OF_PIXELS)},
 }
 SWEPT = (("auroc", "AUROC"), ("auprc", "AUPRC"), ("pixel_ap", "Pixel AP"))
+PIXELS = (
+    "All of an image count in thresholds and pixel metrics. For box hits, known healthy is what lies above the "
+    "picture's minimum and two pixels off every finding."
+)
 RESTORATION = (("ssim", "SSIM", "of healthy"), ("lpips", "LPIPS", "lower is closer"))
 
 
@@ -51,6 +55,7 @@ def write_suite_report(path: Path, summary: Mapping[str, Any], galleries: Mappin
         sweeps=[{**one, "plots": sweep_plots(one)} for one in summary["sweeps"]],
         published=[printed(name, numbers, summary["beside"][name]) for name, numbers in summary["published"].items()],
         card=card_of(summary["card"]),
+        binned=None,
         failures=sum(bool(line["failed"]) for lines in entries.values() for line in lines),
     )
     write_whole(path, page.encode())
@@ -140,10 +145,12 @@ def card_of(card: Mapping[str, Any]) -> dict[str, Any]:
             ("Intervals", draws["type"]),
             ("Draws", f"{listing(draws['replicates'])} draws of {draws['unit']}s, seed {listing(draws['seed'])}"),
             ("Evaluated on", " to ".join(dict.fromkeys((days[0], days[-1]))) if days else "not written down"),
+            ("Pixels", PIXELS),
             ("Chosen by test labels", f"the threshold of {', '.join(oracles)}" if oracles else "nothing"),
             ("Versions", listing(card["versions"])),
         ],
         "data": {name: data_lines(one) for name, one in card["data"].items()},
+        "pages": {name: page_of("datasets", one["reader"]).strip() for name, one in card["data"].items()},
         "thresholds": {name: one["thresholds"] for name, one in card["data"].items()},
         "methods": {name: method_lines(one) for name, one in card["methods"].items()},
     }

@@ -61,13 +61,3 @@ def bar(what: str) -> Iterator["tuple[Progress, Any]"]:
 def say(answer: Mapping[str, Any], as_json: bool, text: str) -> None:
     """Print `answer` for machines or `text` for people."""
     print(json.dumps(answer, default=str) if as_json else text)
-
-
-def page_of(kind: str, name: str) -> str:
-    """The page of docs/`kind` called like `name`, with _ for -; in an installed wheel they lie in salus/pages."""
-    from importlib.resources import files
-
-    file = f"{name.replace('-', '_')}.md"
-    shipped = files("salus") / "pages" / kind / file
-    written = Path(__file__).parents[3] / "docs" / kind / file
-    return (shipped if shipped.is_file() else written).read_text()

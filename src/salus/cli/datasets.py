@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from salus.cli.common import page_of, say
+from salus.cli.common import say
 
 if TYPE_CHECKING:
     from salus.core import Dataset
@@ -31,6 +31,7 @@ def datasets(
     """
     from salus.core.errors import ConfigError, did_you_mean
     from salus.datasets import DATASETS, open_dataset
+    from salus.io.files import page_of
 
     if name is None:
         titles = {key: page_of("datasets", key).partition("\n")[0].removeprefix("# ") for key in sorted(DATASETS)}

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from salus.cli.common import page_of, say
+from salus.cli.common import say
 
 
 def methods(
@@ -70,6 +70,7 @@ def one(name: str, as_json: bool) -> None:
 
     from salus.core.errors import ConfigError
     from salus.detectors import DETECTORS, ENSEMBLE, NO_METHOD, detector_class
+    from salus.io.files import page_of
 
     if name == ENSEMBLE:
         raise ConfigError(NO_METHOD)

@@ -1,10 +1,11 @@
-"""What reading and writing share: hashes of files, folders, and writing that is either finished or never happened."""
+"""What reading and writing share: hashes, folders, our own pages, and writing that is finished or never happened."""
 
 import contextlib
 import errno
 import hashlib
 import os
 from collections.abc import Iterable
+from importlib.resources import files
 from pathlib import Path
 from uuid import uuid4
 
@@ -67,3 +68,11 @@ def write_whole(path: Path, content: bytes) -> None:
     finally:
         with contextlib.suppress(OSError):  # after the rename there is none; a missing folder has none either
             temporary.unlink(missing_ok=True)
+
+
+def page_of(kind: str, name: str) -> str:
+    """The page of docs/`kind` called like `name`, with _ for -; in an installed wheel they lie in salus/pages."""
+    file = f"{name.replace('-', '_')}.md"
+    shipped = files("salus") / "pages" / kind / file
+    written = Path(__file__).parents[3] / "docs" / kind / file
+    return (shipped if shipped.is_file() else written).read_text(encoding="utf-8")
