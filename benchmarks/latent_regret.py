@@ -14,26 +14,35 @@ trained models. A Markdown row a data set, score and rule.
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
 
 from salus.benchmark.cells import Work
 from salus.benchmark.latent import error, others
+from salus.benchmark.sight import Painted, Sight, look, painted, sights, smallest
 from salus.benchmark.suite import read_suite
 from salus.core import Label, Split
 from salus.datasets import open_dataset
 from salus.datasets.protocol import split
+from salus.detectors import build
+from salus.detectors.ae import AE, AEConfig
 from salus.io import read_study, study_sha256
 from salus.model import Model
 from salus.preprocess.cache import PreparedCache
+from salus.scores.base import Score
 from salus.training import make_fabric
-from salus.training.latent import chosen, look, painted, sights, smallest
-from salus.training.plan import resolved
+from salus.training.latent import chosen
+from salus.training.loop import Images, fit, fit_score, half_precision
+from salus.training.plan import Plan, resolved
 
-CHOSEN = "**painted, one network for all**"  # what latent=auto takes
-BEST = "painted, one network for all, best"
+CHOSEN = "**intrinsic dimension, maximum likelihood**"  # what latent=auto takes
+ONE = ("painted, one network for all", "painted, one network for all, best")
 PAINTED = ("painted, every size trained", "painted, every size trained, best")
 
 
@@ -88,15 +97,62 @@ def rules(
     plan = replace(resolved("ae", "fast", {}, seed), score=dict(models[0].score))
     one.mkdir(parents=True, exist_ok=True)
     fabric = make_fabric("cpu", models[0].precision)
-    images = (training.rows, validation.rows, validation.rows, pictures)
-    size, rows, _ = chosen(plan, *images, one, fabric, lambda *_: None, sizes)
+    images = (training.rows, validation.rows, pictures)
+    read = one_network(plan, *images, one, fabric, sizes)
+    best = min(range(len(read)), key=lambda index: read[index].behind)
     return {
-        CHOSEN: size,
-        BEST: min(rows, key=lambda row: row["behind"])["latent"],
+        CHOSEN: chosen(training.rows, patients, sizes)[0],
+        **dict(zip(ONE, (sizes[smallest(read)], sizes[best]), strict=True)),
         **painting,
         **{other["rule"]: other["latent"] for other in others(sizes, errors, training.rows, patients)},
         "16, always": 16,
     }
+
+
+class Ordered(AE):
+    """An autoencoder for codes of every size at once (nested dropout, Rippel et al. 2014, arXiv:1402.0915).
+
+    In training each image keeps the first entries of its code, a number drawn from `sizes`, and the others are zero, so
+    that what the first ones hold matters most.
+
+    Attributes:
+        kept: entries that are read otherwise.
+    """
+
+    def __init__(self, config: AEConfig, score: Score, sizes: Sequence[int]) -> None:
+        super().__init__(config, score)
+        self.sizes = torch.tensor(sizes)
+        self.kept = config.latent
+
+    def code(self, x: Tensor) -> Tensor:
+        z = super().code(x)
+        kept = torch.full((len(z), 1), self.kept)
+        if self.training:
+            kept = self.sizes[torch.randint(len(self.sizes), (len(z), 1))]
+        return z * (torch.arange(z.shape[1]) < kept).to(z.device)
+
+
+def one_network(
+    plan: Plan,
+    training: Images,
+    validation: Images,
+    pictures: Painted,
+    progress: Path,
+    fabric: Fabric,
+    sizes: Sequence[int],
+) -> list[Sight]:
+    """What one autoencoder, trained for all sizes in `progress`, sees with each."""
+    torch.manual_seed(plan.seed)
+    preset = AE.PRESETS["fast"]
+    usual = build("ae", {**preset.settings, "size": plan.settings["size"], "latent": max(sizes)}, plan.score)
+    net = Ordered(usual.config, usual.score, sizes)
+    fit(net, preset.recipe.for_images(len(training)), training, validation, progress, plan.seed, fabric)
+    precision = "bf16" if half_precision(fabric) else "fp32"
+    looks = []
+    for net.kept in sizes:
+        fit_score(net, validation, precision)
+        looks.append(look(net, pictures, precision))
+    return sights(looks, pictures)
 
 
 def show(data: str, score: str, sizes: list[int], test: np.ndarray, picks: list[dict[str, int]]) -> None:

@@ -4,7 +4,7 @@
 
 Without DATA on phantoms: heads of another population than `salus demo` draws, at its dials, each with its finding and
 as its twin, the same head with the same noise and nothing in it. With DATA, a folder that the models learned from, on
-its healthy validation and calibration images, bare and with painted lesions (`salus.training.latent`). Test images are
+its healthy validation and calibration images, bare and with painted lesions (`salus.benchmark.sight`). Test images are
 not opened. A line of Markdown a model:
 
     MAE, SSIM       the twin against its restoration
@@ -26,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
+from salus.benchmark.sight import painted
 from salus.core import Image, Label, Split
 from salus.datasets import open_dataset
 from salus.datasets.phantom import FINDINGS, phantom_slice
@@ -35,7 +36,6 @@ from salus.io import read_study, study_sha256
 from salus.metrics import auroc, pixel_ap, ssim
 from salus.model import Model, detections
 from salus.preprocess import Preparation, PreparedCache
-from salus.training.latent import painted
 
 FIRST = 5_000_000  # head; `salus demo` and the presets used those from 0 on
 RIM = 3  # pixels of the network's grid

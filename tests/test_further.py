@@ -15,12 +15,13 @@ from salus.core import Label, Split
 from salus.core.errors import ConfigError, LayoutError, PatientInTwoSplitsError
 from salus.datasets import open_dataset
 from salus.datasets.protocol import split
-from salus.io import study_sha256
+from salus.io import read_study, study_sha256
 from salus.io.files import file_sha256
 from salus.model import Model, calibration_of
+from salus.preprocess.cache import PreparedCache
 from salus.training import rescored, train
 from salus.training.further import LEARNED, Joined
-from salus.training.latent import SIZES, painted
+from salus.training.latent import SIZES, distances, maximum_likelihood
 from salus.training.plan import refuse_another, resolved
 from tests.conftest import discs
 from tests.datasets.layouts import LAYOUTS, png
@@ -114,19 +115,16 @@ def test_another_score_needs_the_first_set_alone(disc_folder, others, tmp_path):
     assert Model.load(again).calibration == Model.load(whole).calibration, "as if it had been trained with it"
 
 
-def test_the_size_of_the_code_is_chosen_by_the_first_set(disc_folder, others, tmp_path, monkeypatch):
-    seen = []
-
-    def watched(prepared, cases, seed):
-        seen.extend(cases)
-        return painted(prepared, cases, seed)
-
-    monkeypatch.setattr("salus.training.painted", watched)
+def test_the_size_of_the_code_is_chosen_by_all_that_is_learned_from(disc_folder, others, tmp_path):
     model = Model.load(trained(disc_folder, tmp_path / "m", others, settings={"latent": "auto"}))
     assert model.settings["latent"] in SIZES
-    assert model.card["counts"]["train"] == 72
-    own = split(open_dataset("folder", disc_folder)).only(split=Split.VALIDATION)
-    assert [case.images for case in seen] == [case.images for case in own]
+    rows = [
+        PreparedCache().prepare(learned, model.preparation, read_study, study_sha256).rows
+        for data in (disc_folder, others)
+        for learned in [split(open_dataset("folder", data)).only(split=Split.TRAIN)]
+    ]
+    apart = distances(np.concatenate(rows).reshape(72, -1))
+    assert model.card["latent"]["dimension"] == pytest.approx(maximum_likelihood(apart))
 
 
 @pytest.mark.parametrize("part", ["test", "calibration", "train"])
@@ -220,6 +218,5 @@ def test_the_study_of_sizes_learns_from_further_sets_as_auto_does(salus, disc_fo
     assert Model.load(tmp_path / "study" / "models" / "4").card["counts"]["train"] == 48 + 24
     assert salus("train", "ae", *how, tmp_path / "auto", "--set", "latent=auto")[0] == 0
     auto = Model.load(tmp_path / "auto")
-    seen = [(row["latent"], row["painted_auroc"]) for row in about["sizes"]]
-    assert seen == [(row["latent"], round(row["auroc"], DIGITS)) for row in auto.card["latent"]]
+    assert auto.card["latent"]["dimension"] == pytest.approx(about["dimension"], abs=10**-DIGITS)
     assert auto.settings["latent"] == about["chosen"]

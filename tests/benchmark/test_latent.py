@@ -7,21 +7,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from numpy.testing import assert_allclose
 
-from salus.benchmark.latent import components, elbow, flat_from, maximum_likelihood, others, two_nearest
+from salus.benchmark.latent import components, elbow, flat_from, others, two_nearest
 from salus.benchmark.measures import DIGITS
-from salus.core import Case, Dataset
+from salus.benchmark.sight import ROUNDS, Look, Painted, Sight, painted, sights, smallest
+from salus.core import Case, Dataset, Split
 from salus.core.errors import LayoutError
-from salus.detectors import detector_class
-from salus.detectors.ae import AEConfig
-from salus.preprocess.cache import Prepared
+from salus.datasets import open_dataset
+from salus.datasets.protocol import split
+from salus.io import read_study, study_sha256
+from salus.model import Model
+from salus.preprocess.cache import Prepared, PreparedCache
 from salus.preprocess.lesions import CONTRASTS
-from salus.scores import build_score
-from salus.training import train
-from salus.training.latent import ROUNDS, SIZES, Look, Ordered, Painted, Sight, ordered, painted, sights, smallest
-from salus.training.plan import resolved
+from salus.training.latent import MOST, chosen, distances, maximum_likelihood, one_each
 
 TINY = ("--preset", "tiny", "--epochs", "2")
 
@@ -46,7 +45,11 @@ def test_intrinsic_dimensions_of_a_known_manifold(dimension):
     rng = np.random.default_rng(0)
     inside = rng.uniform(size=(800, dimension)) @ np.linalg.qr(rng.normal(size=(40, dimension)))[0].T
     assert_allclose(two_nearest(inside.astype(np.float32)), dimension, rtol=0.15)
-    assert_allclose(maximum_likelihood(inside.astype(np.float32)), dimension, rtol=0.2)  # low at borders
+    assert_allclose(maximum_likelihood(distances(inside.astype(np.float32))), dimension, rtol=0.2)  # low at borders
+    patients = [str(n) for n in range(800)]
+    size, found = chosen(inside.astype(np.float32).reshape(800, 1, 8, 5), patients, (1, 2, 4, 16))
+    assert size == {1: 1, 2: 2, 5: 4}[dimension]
+    assert found == maximum_likelihood(distances(inside.astype(np.float32)))
 
 
 def test_copies_do_not_make_a_dimension():
@@ -61,9 +64,20 @@ def test_slices_of_one_patient_do_not_make_a_dimension():
     slices = people[:, None] + 1e-3 * rng.uniform(size=(300, 10, 1)) * rng.normal(size=16)
     rows = slices.reshape(-1, 1, 4, 4)
     patients = [str(n) for n in range(300) for _ in range(10)]
+    assert_allclose(chosen(rows, patients)[1], 2, rtol=0.15)
+    alone = [str(n) for n in range(3000)]
+    assert chosen(rows, alone)[1] < 1.8  # what it would be: nearest are ten slices on a line, then people
     rules = {one["rule"]: one["value"] for one in others((1, 2, 4), (0.3, 0.1, 0.1), rows, patients)}
     assert_allclose(rules["intrinsic dimension, TwoNN"], 2, rtol=0.15)
     assert_allclose(two_nearest(rows.reshape(3000, -1)), 1, rtol=0.15)  # what it would be
+
+
+def test_of_very_many_people_some_are_drawn():
+    patients = [f"{n // 2:05}" for n in range(2 * MOST + 600)]
+    kept = one_each(patients)
+    assert len({patients[index] for index in kept}) == len(kept) == MOST
+    assert kept.max() > 2 * MOST, "not the first ones"
+    assert list(one_each(["b", "a", "b", "a"])) in ([0, 1], [0, 3], [1, 2], [2, 3])
 
 
 @pytest.mark.parametrize("different", [1, 3])
@@ -155,56 +169,10 @@ def test_lesions_are_of_any_size_within_the_body_and_sharp_or_soft():
     assert between[large].min() < 0.15 < 0.4 < between[large].max()
 
 
-def test_one_network_reads_as_many_entries_as_it_is_told():
-    torch.manual_seed(0)
-    net = Ordered(AEConfig(size=32, latent=8, hidden=16, widths=(4, 4, 4, 4)), build_score("squared"), (1, 2, 8))
-    x = torch.rand(64, 1, 32, 32)
-    whole = net.eval().code(x)
-    net.kept = 2
-    assert torch.equal(net.code(x)[:, :2], whole[:, :2])
-    assert not net.code(x)[:, 2:].any()
-    assert whole.all()
-    read = (net.train().code(x) != 0).sum(dim=1)  # as many as are drawn for each image, whatever `kept` says
-    assert set(read.tolist()) == {1, 2, 8}
-
-
-def test_the_network_of_all_sizes_is_trained_longer_where_the_plan_is():
-    usual = ordered(resolved("vae", "tiny", {}, 0), SIZES, 40)[1]
-    preset = detector_class("vae").PRESETS["tiny"].recipe
-    an_epoch = 40 // preset.batch
-    twice = {"recipe.steps": 2 * preset.epochs * an_epoch}, {"recipe.epochs": 2 * preset.epochs}
-    for settings in twice:
-        recipe = ordered(resolved("vae", "tiny", settings, 0), SIZES, 40)[1]
-        assert (recipe.epochs, recipe.steps) == (2 * usual.epochs, 0)
-
-
-def test_what_the_first_entries_hold_matters_most():
-    rng = np.random.default_rng(0)
-    far, near = rng.uniform(-1, 1, (2, 96, 1, 1))
-    rows, columns = np.mgrid[:32, :32] / 31
-    images = (0.5 + 0.3 * far * np.sin(6 * rows) + 0.15 * near * np.sin(6 * columns))[:, None].astype(np.float32)
-    torch.manual_seed(0)
-    net = Ordered(AEConfig(size=32, latent=4, hidden=32, widths=(8, 8, 8, 8)), build_score("squared"), (1, 2, 4))
-    optimiser = torch.optim.Adam(net.parameters(), 3e-3)
-    x = torch.from_numpy(images)
-    for _ in range(300):
-        optimiser.zero_grad()
-        net.validation_loss(x).mean().backward()
-        optimiser.step()
-    errors = []
-    with torch.no_grad():
-        for net.kept in (1, 2, 4):
-            errors.append(float(net.eval().validation_loss(x).mean()))
-    nothing = float((4 * x.var(dim=0)).mean())  # the error of the mean image, on the inner scale
-    assert errors[0] < 0.3 * nothing  # one entry is most of what there is
-    assert errors[1] < 0.7 * errors[0]  # two are all
-    assert errors[2] > 0.5 * errors[1]
-
-
 def test_few_patients_or_images_without_room_for_a_lesion_cannot_choose():
     prepared, cases = discs_prepared(5)
     for rows, count in ((prepared.rows[:4], 4), (prepared.rows * 0, 0)):
-        with pytest.raises(LayoutError, match=rf"5 validation patients .* here {count}\. Set latent to a number"):
+        with pytest.raises(LayoutError, match=rf"5 validation patients .* here {count}\."):
             painted(replace(prepared, rows=rows), cases, 0)
 
 
@@ -227,18 +195,7 @@ def test_the_command_chooses_from_healthy_images_and_goes_on(salus, disc_folder,
     assert salus(*command)[0] == 0
     assert {path: path.stat().st_mtime_ns for path in (out / "models").rglob("*.*")} == before
     page = (out / "latent.html").read_text()
-    assert (about["undecided"] or "Healthy images choose 8 entries") in page
-    assert (about["chosen"] == 1) == bool(about["undecided"])
-
-
-def test_other_sizes_are_another_network(salus, disc_folder, tmp_path):
-    def painted_aurocs(out: str, sizes: str) -> list[float]:
-        assert salus("latent", "--data", disc_folder, "--out", tmp_path / out, "--sizes", sizes, *TINY)[0] == 0
-        return [row["painted_auroc"] for row in json.loads((tmp_path / out / "latent.json").read_text())["sizes"]]
-
-    first = painted_aurocs("out", "4,16")
-    assert painted_aurocs("out", "2,4,16,32") == painted_aurocs("fresh", "2,4,16,32")
-    assert painted_aurocs("out", "4,16") == first
+    assert f"Healthy images choose 8 entries: they have {about['dimension']:.1f} dimensions" in page
 
 
 def test_who_cannot_choose_is_told_before_anything_is_trained(salus, disc_folder, tmp_path):
@@ -279,71 +236,47 @@ def test_what_cannot_be_tried_is_refused(words, expected, salus, disc_folder, tm
     assert expected in said
 
 
-def test_auto_is_the_training_of_the_size_it_chooses(salus, disc_folder, tmp_path):
+@pytest.mark.parametrize("method", ["ae", "vae", "ra"])
+def test_auto_is_the_training_of_the_size_that_the_command_chooses(method, salus, disc_folder, tmp_path):
     def trained(name: str, latent: object) -> dict:
-        command = ("train", "ae", "--data", disc_folder, "--out", tmp_path / name, "--set", f"latent={latent}", *TINY)
-        code, _, said = salus(*command)
+        command = ("train", *common, tmp_path / name, "--set", f"latent={latent}")
+        code, said, _ = salus(*command)
         assert code == 0, said
+        assert (f"latent=auto took {about['chosen']}." in said) == (latent == "auto")
         return json.loads((tmp_path / name / "model.json").read_text())
 
-    auto = trained("auto", "auto")
-    seen = [Sight(**{key: row[key] for key in ("auroc", "behind", "standard_error")}) for row in auto["card"]["latent"]]
-    assert [row["latent"] for row in auto["card"]["latent"]] == list(SIZES)
-    assert auto["settings"]["latent"] == SIZES[smallest(seen)]
+    common = (method, "--data", disc_folder, "--preset", "tiny", "--epochs", 1, "--out")
+    assert salus("latent", *common, tmp_path / "study")[0] == 0
+    about = json.loads((tmp_path / "study" / "latent.json").read_text())
+    assert 1 < about["chosen"] < 1024, "the ends of the scale say little"
+    auto, alone = trained("auto", "auto"), trained("alone", about["chosen"])
+    assert auto["settings"]["latent"] == auto["card"]["latent"]["size"] == about["chosen"]
+    assert auto["card"]["latent"]["dimension"] == pytest.approx(about["dimension"], abs=10**-DIGITS)
     assert auto["card"]["plan"]["settings"]["latent"] == "auto"
-    alone = trained("alone", auto["settings"]["latent"])
     assert auto["files"] == alone["files"]  # the same weights to the bit
 
 
-@pytest.mark.parametrize(("method", "epochs"), [("ae", 20), ("vae", 1), ("ra", 1)])
-def test_the_command_and_auto_choose_alike_for_every_method(method, epochs, salus, disc_folder, tmp_path):
-    common = (method, "--data", disc_folder, "--preset", "tiny", "--epochs", epochs, "--out")
-    assert salus("latent", *common, tmp_path / "study")[0] == 0
-    code, said, _ = salus("train", *common, tmp_path / "auto", "--set", "latent=auto")
-    about = json.loads((tmp_path / "study" / "latent.json").read_text())
-    auto = json.loads((tmp_path / "auto" / "model.json").read_text())
-    assert auto["settings"]["latent"] == about["chosen"]
-    assert (code, f"latent=auto took {about['chosen']}." in said) == (0, True)
-    assert method != "ae" or len({row["painted_auroc"] for row in about["sizes"]}) > 5  # else alike says little
-    seen = [(row["latent"], row["painted_auroc"]) for row in about["sizes"]]
-    assert seen == [(row["latent"], round(row["auroc"], DIGITS)) for row in auto["card"]["latent"]]
-
-
-def test_epochs_of_the_choice_are_told_apart_from_those_of_the_training(disc_folder, tmp_path):
-    told = []
-    train(
-        "ae",
-        disc_folder,
-        tmp_path / "m",
-        preset="tiny",
-        settings={"latent": "auto"},
-        epochs=2,
-        on_choice=lambda run, epochs: told.append(("choice", run.epoch, epochs)),
-        on_epoch=lambda run, epochs: told.append(("training", run.epoch, epochs)),
-    )
-    assert told == [("choice", 1, 2), ("choice", 2, 2), ("training", 1, 2), ("training", 2, 2)]
-
-
-def test_auto_goes_on_where_it_was_interrupted(salus, disc_folder, tmp_path, monkeypatch):
-    from salus.training import latent
-
-    command = ("train", "ae", "--data", disc_folder, "--set", "latent=auto", *TINY, "--out")
-    assert salus(*command, tmp_path / "whole")[0] == 0
-    looked, look = [], latent.look
-
-    def interrupted(*arguments):
-        looked.append(1)
-        if len(looked) == 3:
-            raise KeyboardInterrupt
-        return look(*arguments)
-
-    monkeypatch.setattr(latent, "look", interrupted)
-    assert salus(*command, tmp_path / "torn")[0] == 130
-    code, _, said = salus(*command, tmp_path / "torn")
-    assert (code, "Add --resume" in said) == (2, True)
-    assert salus(*command, tmp_path / "torn", "--resume")[0] == 0
-    files = [json.loads((tmp_path / name / "model.json").read_text())["files"] for name in ("whole", "torn")]
-    assert files[0] == files[1]
+def test_auto_counts_each_patient_once_and_needs_some(salus, disc_folder, tmp_path):
+    data = shutil.copytree(disc_folder, tmp_path / "data")
+    files = sorted((data / "train/good").iterdir())
+    for path in files:
+        shutil.copy(path, path.with_stem(f"again-{path.stem}"))
+    rows = [f"train/good/{name}{path.name},{path.stem}" for path in files for name in ("", "again-")]
+    (data / "metadata.csv").write_text("\n".join(["file,patient_id", *rows]))
+    assert salus("train", "ae", "--data", data, "--out", tmp_path / "m", "--set", "latent=auto", *TINY)[0] == 0
+    learned = split(open_dataset("folder", data)).only(split=Split.TRAIN)
+    model = Model.load(tmp_path / "m")
+    pictures = PreparedCache().prepare(learned, model.preparation, read_study, study_sha256).rows
+    single = np.unique(pictures.reshape(len(pictures), -1), axis=0)
+    assert len(single) == len({case.patient_id for case in learned}) < len(learned)
+    assert model.card["latent"]["dimension"] == pytest.approx(maximum_likelihood(distances(single)))
+    for path in files[24:]:
+        path.unlink()
+        path.with_stem(f"again-{path.stem}").unlink()
+    (data / "metadata.csv").write_text("\n".join(["file,patient_id", *rows[:48]]))
+    code, _, said = salus("train", "ae", "--data", data, "--out", tmp_path / "few", "--set", "latent=auto", *TINY)
+    assert code == 2
+    assert "21 healthy people to learn from or more whose images differ, here 20. Set latent to a number" in said
 
 
 def test_a_method_without_a_code_cannot_choose_one(salus, disc_folder, tmp_path):

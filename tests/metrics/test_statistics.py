@@ -199,3 +199,21 @@ def test_95_of_100_calibrations_flag_what_was_said():
 def test_a_threshold_above_all_scores_is_refused():
     with pytest.raises(ValueError, match="above all 3"):
         flagged_share([0.1, 0.2, 0.3], 0.4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 60), st.sampled_from([0.0, 0.3, 1.0]), st.sampled_from([4, 1 << 15]))
+def test_draws_are_those_of_one_generator_draw_by_draw(seed, count, share, at_once):
+    rng = np.random.default_rng(seed)
+    patients = [str(name) for name in rng.integers(0, max(1, 2 * count // 3), count)]
+    abnormal = rng.random(count) < share
+    names, of = np.unique(patients, return_inverse=True)
+    ill = np.array([abnormal[of == number].any() for number in range(len(names))])
+    strata = [members for members in (np.flatnonzero(ill), np.flatnonzero(~ill)) if len(members)]
+    one, expected = np.random.default_rng(seed), []
+    for _ in range(30):
+        drawn = [int(members[one.integers(len(members))]) for members in strata for _ in members]
+        expected.append([drawn.count(number) for number in of])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("salus.metrics.statistics.DRAWS", at_once)
+        assert resample(patients, abnormal, replicates=30, seed=seed).tolist() == expected

@@ -1,29 +1,27 @@
 """`salus latent`: one method with codes of many sizes, and which of them healthy images choose.
 
 OUT/models/<size>/  a model folder each
-OUT/ordered/<hash>/ the one autoencoder that chooses, as `latent=auto` trains it
 OUT/latent.csv      a row a size
 OUT/latent.json     the same, the sizes that other rules without labels would take, and settings
 OUT/latent.html     one file for people
 
-Healthy images decide. Where the data set has a test, its labels judge the choice after it was made.
+Healthy images decide, as for `latent=auto`. Where the data set has a test, its labels judge the choice afterwards.
 """
 
 import csv
-import hashlib
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.distance import cdist
 
 from salus.benchmark.measures import rounded
+from salus.benchmark.sight import Sight, look, painted, sights, smallest
 from salus.core import Dataset, Label, Split
 from salus.core.errors import ConfigError
 from salus.datasets import open_dataset
@@ -33,13 +31,12 @@ from salus.io.files import make_folder, write_whole
 from salus.metrics import auroc
 from salus.model import Model, case_score, detections, versions
 from salus.preprocess.cache import PreparedCache
-from salus.training import Run, gathered, make_fabric, sources, train
+from salus.training import Run, gathered, sources, train
 from salus.training.further import further_sets
-from salus.training.latent import SIZES, UNDECIDED, Sight, chosen, look, sights, smallest
+from salus.training.latent import SIZES, chosen, distances, nearest, one_each
 from salus.training.plan import AUTO, refuse_too_large, resolved
 
 FORMAT = 1
-NEIGHBOURS = (10, 20)  # of Levina and Bickel's estimate, which is their mean
 VARIANCES = (0.9, 0.95)
 FLAT = 1.05  # times the least error; what stays below counts as flat
 FEWEST_APART = 4  # different rows that have a dimension: each needs three others
@@ -95,15 +92,10 @@ def latent(
     further = further_sets(also, dataset, cases)
     plan = replace(plan, **sources(dataset, cases, also, further))
     found = gathered(plan, cases, further)
-    pictures = found.painted(seed)
-    # Of other sizes, settings or images, another network.
-    about_it = json.dumps([tried, asdict(plan)])
-    place = out / "ordered" / hashlib.sha256(about_it.encode()).hexdigest()[:12]
-    make_folder(place)
-    fabric, all_at_once = make_fabric(device, "auto"), partial(on_epoch, "all sizes at once")
-    size, seen, _ = chosen(
-        plan, found.training, found.validation, found.own, pictures, place, fabric, all_at_once, tried
-    )
+    held = cases.only(split=Split.VALIDATION, label=Label.NORMAL)
+    pictures = painted(PreparedCache().prepare(held, found.preparation, read_study, study_sha256), held, seed)
+    size, dimension = chosen(found.training, found.patients, tried)
+    make_folder(out)
     models = []
     for one in tried:
         place = out / "models" / str(one)
@@ -113,23 +105,22 @@ def latent(
             on_epoch=partial(on_epoch, f"latent {one}"),
         )  # fmt: skip
         models.append(Model.load(place, device=device))
-    alone = sights([look(model.detector, pictures, model.precision) for model in models], pictures)
+    seen = sights([look(model.detector, pictures, model.precision) for model in models], pictures)
     training, validation = (rows[:] for rows in (found.training, found.validation))
-    rows = [row_of(*one, training, validation) for one in zip(seen, models, alone, strict=True)]
+    rows = [row_of(*one, training, validation) for one in zip(tried, models, seen, strict=True)]
     for row, model in zip(rows, models, strict=True):
         row["test_auroc"] = judged(model, cases.only(split=Split.TEST))
-    each = tried[smallest(alone)]
     about = {
         "format": FORMAT,
         "method": models[0].summary,
         "dataset": " + ".join(one.name for one in (cases, *further)),
         "seed": seed,
         "chosen": size,
-        "undecided": UNDECIDED if size == tried[0] else "",
+        "dimension": rounded(dimension),
         "sizes": rows,
         "flat_from": {key: flat_from(tried, [row[key] for row in rows]) for key in ("train_error", "validation_error")},
         "others": [
-            {"rule": "painted lesions, every size trained", "value": each, "latent": each},
+            *of_painted(tried, seen),
             *others(tried, [row["validation_error"] for row in rows], training, found.patients),
         ],
         "images": {"train": len(training), "validation": len(validation)},
@@ -142,20 +133,18 @@ def latent(
     return about
 
 
-def row_of(seen: Mapping[str, float], model: Model, alone: Sight, training: Rows, validation: Rows) -> dict[str, Any]:
+def row_of(size: int, model: Model, seen: Sight, training: Rows, validation: Rows) -> dict[str, Any]:
     """A size's row of `latent.csv`, without what the test says.
 
     Args:
-        seen: what the autoencoder of all sizes sees with this one.
-        model, alone: the model of this size, and what it sees.
+        model, seen: the model of this size, and what it sees.
         training, validation: healthy slices.
     """
     return {
-        "latent": int(seen["latent"]),
-        "painted_auroc": rounded(seen["auroc"]),
-        "behind": rounded(seen["behind"]),
-        "standard_error": rounded(seen["standard_error"]),
-        "painted_auroc_alone": rounded(alone.auroc),
+        "latent": size,
+        "painted_auroc": rounded(seen.auroc),
+        "behind": rounded(seen.behind),
+        "standard_error": rounded(seen.standard_error),
         "train_error": rounded(error(model, training)),
         "validation_error": rounded(error(model, validation)),
         "seconds": round(model.card["run"]["seconds"], 1),
@@ -183,6 +172,15 @@ def judged(model: Model, test: Dataset) -> float | None:
     return rounded(auroc(abnormal, np.array(of_case)[known]))
 
 
+def of_painted(sizes: Sequence[int], seen: Sequence[Sight]) -> list[dict[str, Any]]:
+    """What painted lesions would take, each size trained."""
+    picks = {
+        "painted lesions, smallest within a standard error of the best": smallest(seen),
+        "painted lesions, best": min(range(len(seen)), key=lambda index: seen[index].behind),
+    }
+    return [{"rule": name, "value": sizes[index], "latent": sizes[index]} for name, index in picks.items()]
+
+
 def others(
     sizes: Sequence[int], errors: Sequence[float], training: Rows, patients: Sequence[str]
 ) -> list[dict[str, Any]]:
@@ -201,22 +199,13 @@ def others(
         "least validation error": sizes[int(np.argmin(errors))],
         "elbow of the validation error": elbow(sizes, errors),
         "intrinsic dimension, TwoNN": two_nearest(single),
-        "intrinsic dimension, maximum likelihood": maximum_likelihood(single),
         **{f"components for {share:.0%} of the variance": components(training, share) for share in VARIANCES},
     }
-    tried = np.array(sizes)
     return [
-        {"rule": name, "value": round(d, 2), "latent": sizes[int(np.abs(np.log(tried / d)).argmin())]}
+        {"rule": name, "value": round(d, 2), "latent": nearest(sizes, d)}
         for name, d in estimates.items()
         if 0 < d < np.inf
     ]
-
-
-def one_each(patients: Sequence[str]) -> NDArray[np.int64]:
-    """Any slice of each patient: nearest to a slice is often the next one, and that says nothing of people."""
-    drawn = np.random.default_rng(0).permutation(len(patients))
-    first = np.unique(np.array(patients)[drawn], return_index=True)[1]
-    return np.sort(drawn[first])
 
 
 def flat_from(sizes: Sequence[int], errors: Sequence[float]) -> int | None:
@@ -241,30 +230,6 @@ def two_nearest(rows: Rows) -> float:
     kept = int(FAR * len(ratios))
     x, y = np.log(ratios[:kept]), -np.log1p(-np.arange(1, kept + 1) / len(ratios))
     return float((x @ y) / (x @ x))
-
-
-def maximum_likelihood(rows: Rows) -> float:
-    """Intrinsic dimension from distances to many neighbours, the mean over their number (Levina and Bickel 2004).
-
-    Averaged over rows as inverses, as MacKay and Ghahramani 2005 correct it.
-    """
-    if len(apart := distances(rows)) < FEWEST_APART:
-        return np.nan
-    most = min(NEIGHBOURS[1], len(apart) - 1)
-    near = np.log(np.sort(apart, axis=1)[:, :most])
-    found = [
-        1 / np.mean((near[:, k - 1 : k] - near[:, : k - 1]).sum(axis=1) / (k - 2))
-        for k in range(min(NEIGHBOURS[0], most), most + 1)
-    ]
-    return float(np.mean(found))
-
-
-def distances(rows: Rows) -> Floats:
-    """(n, n) Euclidean, infinite to itself. Copies count once: they say nothing of a dimension."""
-    single = np.unique(rows, axis=0)
-    apart: Floats = cdist(single, single)
-    np.fill_diagonal(apart, np.inf)
-    return apart
 
 
 def components(rows: Rows, share: float) -> int:

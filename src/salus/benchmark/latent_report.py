@@ -13,8 +13,7 @@ def page(about: Mapping[str, Any]) -> str:
     """The page; every number on it is one of `latent.json`."""
     rows = about["sizes"]
     drawn = [
-        ("one network (chooses)", "solid", curve(rows, "painted_auroc", "standard_error")),
-        ("each size trained", "dashed", curve(rows, "painted_auroc_alone")),
+        ("painted", "solid", curve(rows, "painted_auroc", "standard_error")),
     ]
     if any(row["test_auroc"] is not None for row in rows):
         drawn.append(("test", "grey", curve(rows, "test_auroc")))

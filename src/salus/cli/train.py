@@ -1,6 +1,5 @@
 """salus train"""
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -46,14 +45,14 @@ def train(
         def warned(warning: str) -> None:
             progress.console.print(warning, markup=False, highlight=False)
 
-        def shown(run: training.Run, total: int, what: str = "") -> None:
+        def shown(run: training.Run, total: int) -> None:
             logged = " ".join(f"{k} {v:.4g}" for k, v in run.rows[-1].items() if k not in ("epoch", "seconds"))
-            progress.update(task, total=total, completed=run.epoch, note=what + logged)
+            progress.update(task, total=total, completed=run.epoch, note=logged)
 
         done = training.train(
             detector, data, out, dataset=dataset, also=more, preset=preset, settings=chosen, epochs=epochs,
             seed=seed, device=device, precision=precision, resume=resume, tracked=tracked, on_image=prepared,
-            on_warning=warned, on_choice=partial(shown, what="choosing latent: "), on_epoch=shown,
+            on_warning=warned, on_epoch=shown,
         )  # fmt: skip
     answer: dict[str, object] = {
         "model": done.folder,

@@ -20,6 +20,8 @@ from salus.metrics.ranking import check_cases, check_prevalence, check_tpr
 Floats = NDArray[np.float64]
 Weights = NDArray[np.integer]
 
+DRAWS = 1 << 15  # that are made at once; more leave the processor's cache
+
 
 def resample(
     patients: Sequence[str], abnormal: NDArray[np.bool_], *, replicates: int = 2000, seed: int = 0
@@ -48,11 +50,17 @@ def resample(
     names, patient = np.unique(np.asarray(patients), return_inverse=True)
     ill = np.bincount(patient, weights=abnormal, minlength=len(names)) > 0
     strata = [members for members in (np.flatnonzero(ill), np.flatnonzero(~ill)) if len(members)]
-    rng = np.random.default_rng(seed)
-    weights = np.zeros((replicates, len(abnormal)), dtype=np.int32)
-    for row in weights:
-        drawn = np.concatenate([members[rng.integers(len(members), size=len(members))] for members in strata])
-        row[:] = np.bincount(drawn, minlength=len(names))[patient]
+    rng, everybody = np.random.default_rng(seed), np.concatenate(strata)
+    count = np.repeat([len(members) for members in strata], [len(members) for members in strata])
+    first = np.repeat(np.cumsum([0, *map(len, strata[:-1])]), [len(members) for members in strata])
+    weights = np.empty((replicates, len(abnormal)), dtype=np.int32)
+    block = max(1, DRAWS // len(names))
+    for start in range(0, replicates, block):
+        rows = weights[start : start + block]
+        drawn = everybody[first + rng.integers(count, size=(len(rows), len(names)))]
+        place = drawn + len(names) * np.arange(len(rows))[:, None]
+        times = np.bincount(place.ravel(), minlength=len(rows) * len(names)).reshape(len(rows), len(names))
+        rows[:] = times[:, patient]
     return weights
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 
 from salus.core import Dataset, Image, Label, Split
 from salus.core.errors import ConfigError, ImageError, LayoutError
@@ -26,7 +25,7 @@ from salus.model import Calibration, Model, Precision, calibrated, calibration_o
 from salus.preprocess.cache import Prepared, PreparedCache
 from salus.preprocess.preparation import Preparation
 from salus.training.further import LEARNED, Joined, further_sets
-from salus.training.latent import SIZES, UNDECIDED, Painted, chosen, painted, settings_of
+from salus.training.latent import SIZES, chosen, settings_of
 from salus.training.loop import Images, Run, Stepper, fit, fit_score, half_precision, make_fabric
 from salus.training.plan import AUTO, Plan, refuse_another, refuse_too_large, resolved
 from salus.training.tracking import Tracker
@@ -76,7 +75,6 @@ def train(
     tracked: Tracker | None = None,
     on_image: Callable[[int, int], None] = lambda done, total: None,
     on_warning: Callable[[str], None] = lambda warning: None,
-    on_choice: Callable[[Run, int], None] = lambda run, epochs: None,
     on_epoch: Callable[[Run, int], None] = lambda run, epochs: None,
 ) -> Trained:
     """Train on the healthy images of a data set, calibrate, and write a model folder; the command of the same name.
@@ -90,9 +88,7 @@ def train(
         resume: go on where an interrupted training in `out` stopped; start one if there is none.
         tracked: told of the plan and of each epoch; it changes nothing in what is learned.
         on_image: called with images prepared and images in all, for each part of the data.
-        on_warning: called before the first epoch with why the model will judge nobody, if it will not, and where
-            `latent=auto` could not choose.
-        on_choice: as `on_epoch`, in the training by which `latent=auto` chooses.
+        on_warning: called before the first epoch with why the model will judge nobody, if it will not.
         on_epoch: called after each epoch with the run and the number of epochs.
 
     Raises:
@@ -133,25 +129,20 @@ def train(
         on_epoch(run, epochs)
 
     told: dict[str, Any] = {"left_out": found.left_out, "remarks": found.remarks}
-    settings, tried, spent = plan.settings, {}, 0.0
+    settings, size, choice = plan.settings, None, {}
     if settings.get("latent") == AUTO:
-        size, tried["latent"], spent = size_of_code(plan, found, progress, fabric, on_choice)
-        if size == SIZES[0]:
-            on_warning(UNDECIDED)
-        settings = settings_of(plan, size)
+        size, dimension = chosen(found.training, found.patients)
+        settings, choice = settings_of(plan, size), {"latent": {"dimension": dimension, "size": size}}
         torch.manual_seed(seed)
         net = build(plan.detector, settings, plan.score)
     run = fit(net, plan.recipe, found.training, found.validation, progress, seed, fabric, ended)
-    run.seconds += spent
     watched.log(run.rows)  # of one that was killed after its last epoch, too
     if fabric.global_rank > 0:
         return Trained(folder=out, run=run, **told)
-    card = card_of(plan, found, net, run) | told | tried
+    card = card_of(plan, found, net, run) | told | choice
     calibration = written(out, replace(plan, settings=settings), found, net, run, used, card)
     shutil.rmtree(progress)
-    return Trained(
-        folder=out, run=run, latent=settings["latent"] if tried else None, **told, warning=calibration.shortfall
-    )
+    return Trained(folder=out, run=run, latent=size, **told, warning=calibration.shortfall)
 
 
 def rescored(folder: Path, score: Mapping[str, Any], data: Path, out: Path, *, dataset: str = "folder") -> Path:
@@ -249,11 +240,6 @@ class Gathered:
         """Cases that set the threshold."""
         return self.parts[0][Split.CALIBRATION]
 
-    def painted(self, seed: int) -> Painted:
-        """The first set's validation slices, bare and with lesions; see `salus.training.latent.painted`."""
-        held = self.parts[0][Split.VALIDATION]
-        return painted(PreparedCache().prepare(held, self.preparation, read_study, study_sha256), held, seed)
-
 
 def sources(
     dataset: str, cases: Dataset, also: Sequence[tuple[str, Path]], further: Sequence[Dataset]
@@ -304,16 +290,6 @@ def gathered(
         left_out=left_out,
         remarks=said,
     )
-
-
-def size_of_code(
-    plan: Plan, found: Gathered, progress: Path, fabric: Fabric, on_epoch: Callable[[Run, int], None]
-) -> tuple[int, list[dict[str, float]], float]:
-    """What `latent=auto` takes, see `salus.training.latent.chosen`."""
-    place = progress / "latent"
-    place.mkdir(exist_ok=True)
-    pictures = found.painted(plan.seed)
-    return chosen(plan, found.training, found.validation, found.own, pictures, place, fabric, on_epoch)
 
 
 def prepared(

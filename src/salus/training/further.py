@@ -1,7 +1,7 @@
 """Further data sets to learn from: healthy people of other places, beside those of the data set a model is for.
 
 Their training and validation parts join that set's: weights and epoch are learned from all. Another scanner has other
-scores, so what judges comes of that set alone: the threshold, what a score learns, the size that `latent=auto` chooses.
+scores, so what judges comes of that set alone: the threshold, and what a score learns.
 The calibration parts of further sets are left out, and their test cases never opened.
 """
 
