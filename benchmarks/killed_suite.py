@@ -4,8 +4,9 @@
 
 OUT/whole runs undisturbed, and its seconds are printed. OUT/killed lives ten times for a random part of that time, is
 killed with SIGKILL (by chance the command alone or its workers, too), and runs to its end. Then every table of the one
-is compared with that of the other, byte for byte after times, memory and days are taken out: results.csv, ledger.csv,
-summary.json, the tables of report.html, and each cell's metrics.json and cases.csv. What differs is named, exit code 1.
+is compared with that of the other, byte for byte after times, memory and days are taken out, and the hash of a model,
+which holds its seconds: results.csv, ledger.csv, summary.json, the tables of report.html, and each cell's metrics.json
+and cases.csv. What differs is named, exit code 1.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-COSTS = ("seconds", "ms", "mib", "evaluated")
+COSTS = ("seconds", "ms", "mib", "evaluated", "costs", "model")
 DEAR = re.compile(r"Training|ms / image|Memory")  # headings of report.html above what no two runs share
 TABLE = re.compile(r"<table.*?</table>", re.DOTALL)
 ROW = re.compile(r"<tr.*?</tr>", re.DOTALL)
@@ -77,17 +78,19 @@ def differences(whole: Path, killed: Path) -> Iterator[str]:
     for name in ("results.csv", "ledger.csv"):
         if rows(whole / name) != rows(killed / name):
             yield name
-    one, other = (json.loads((out / "summary.json").read_text()) for out in (whole, killed))
-    if without_costs(one) != without_costs(other):
-        yield "summary.json"
     if tables(whole / "report.html") != tables(killed / "report.html"):
         yield "the tables of report.html"
-    made = [{path.relative_to(out) for path in out.glob("cells/**/report/*") if path.suffix != ".html"}
+    made = [{path.relative_to(out) for path in out.glob("**/report/*") if path.suffix != ".html"}
             for out in (whole, killed)]  # fmt: skip
     yield from (f"{path} is there once" for path in sorted(made[0] ^ made[1]))
-    yield from (
-        str(path) for path in sorted(made[0] & made[1]) if (whole / path).read_bytes() != (killed / path).read_bytes()
-    )
+    for path in [Path("summary.json"), *sorted(made[0] & made[1])]:
+        if content(whole / path) != content(killed / path):
+            yield str(path)
+
+
+def content(path: Path) -> Any:
+    """What a file holds, JSON without its costs."""
+    return without_costs(json.loads(path.read_text())) if path.suffix == ".json" else path.read_bytes()
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -99,7 +102,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 def without_costs(value: Any) -> Any:
     """What JSON holds, without what no two runs share."""
     if isinstance(value, dict):
-        return {key: without_costs(one) for key, one in value.items() if key not in (*COSTS, "costs")}
+        return {key: without_costs(one) for key, one in value.items() if key not in COSTS}
     return [without_costs(one) for one in value] if isinstance(value, list) else value
 
 

@@ -447,6 +447,7 @@ def test_a_benchmark_killed_at_random_moments_ends_as_one_that_was_not(done, dis
     moment = random.Random(0)
     for cells in (0, 0, 1):  # finished before the kill, at least
         process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # Ten kills, on suites/smoke.yaml, are in benchmarks/killed_suite.py.
         # By what is written, not by the clock: a busy machine would be killed before it began.
         enough = files(out) + moment.randint(1, 60)
         while process.poll() is None and (files(out) < enough or len(list(out.glob("cells/*/*/*/cell.json"))) < cells):
@@ -462,6 +463,18 @@ def test_a_benchmark_killed_at_random_moments_ends_as_one_that_was_not(done, dis
     assert rows(out) == [row for row in rows(done) if row["method"] in mine]
     undisturbed = [line for line in without_costs(done)["data"]["discs"] if line["method"] in mine]
     assert without_costs(out)["data"]["discs"] == undisturbed
+    cases = [path.relative_to(out) for path in out.glob("cells/*/*/*/*/report/cases.csv")]
+    assert len(cases) == 2 * (2 * 2 + 1), "two scores of two methods, and one with its own alone"
+    assert [path for path in cases if (out / path).read_bytes() != (done / path).read_bytes()] == []
+
+
+@pytest.mark.slow
+def test_cells_on_ray_give_the_tables_of_cells_here(done, disc_folder, tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    benchmark(written(tmp_path), tmp_path / "out", data=disc_folder, engine="ray", workers=2)
+    mine = {row["method"] for row in rows(tmp_path / "out")}
+    assert mine >= SUITE["methods"].keys()
+    assert rows(tmp_path / "out") == [row for row in rows(done) if row["method"] in mine]
 
 
 def files(folder: Path) -> int:
