@@ -195,7 +195,7 @@ def test_the_command_chooses_from_healthy_images_and_goes_on(salus, disc_folder,
     assert salus(*command)[0] == 0
     assert {path: path.stat().st_mtime_ns for path in (out / "models").rglob("*.*")} == before
     page = (out / "latent.html").read_text()
-    assert f"Healthy images choose 8 entries: they have {about['dimension']:.1f} dimensions" in page
+    assert f"Healthy images choose 8 entries: they have some {about['dimension']:.1f} dimensions" in page
 
 
 def test_who_cannot_choose_is_told_before_anything_is_trained(salus, disc_folder, tmp_path):

@@ -46,6 +46,6 @@ def latent(
         )  # fmt: skip
     lines = [f"{row['latent']:5d}  painted AUROC {row['painted_auroc']:.3f}, behind the best by {row['behind']:.3f} +- "
              f"{row['standard_error']:.3f}" for row in about["sizes"]]  # fmt: skip
-    choice = f"Healthy images choose latent={about['chosen']}: they have {about['dimension']:.1f} dimensions."
+    choice = f"Healthy images choose latent={about['chosen']}: they have some {about['dimension']:.1f} dimensions."
     said = [*lines, choice, str(out / "latent.html")]
     say({**about, "report": out / "latent.html"}, as_json, "\n".join(said))
