@@ -265,7 +265,7 @@ def calibrate(
     known = set(model.card.get("learned_from", ()))
     if again := [case.case_id for case in cases if known & marks(dataset, opened.name, case)]:
         raise LayoutError(
-            f"The model learned from {len(again)} of {len(cases)} cases in {data} or from other images of their "
+            f"The model learned from {len(again)} of {len(cases)} images in {data} or from others of their "
             f"patients, such as {again[0]}."
         )
     if false_alarms is None:
