@@ -38,6 +38,8 @@ def main() -> None:
     options.add_argument("--kills", type=int, default=10)
     options.add_argument("--seed", type=int, default=0)
     asked = options.parse_args()
+    if asked.out.exists():
+        sys.exit(f"{asked.out} is there already: what is finished cannot be killed. Name another folder.")
     command = [sys.executable, "-m", "salus.cli", "benchmark", str(asked.suite)]
     command += ["--data", str(asked.data)] if asked.data else []
     begun = time.monotonic()

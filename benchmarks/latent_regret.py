@@ -4,8 +4,8 @@
     python benchmarks/latent_regret.py benchmarks/latent_regret.yaml OUT [OUT ...] --data DATA
     python benchmarks/latent_regret.py benchmarks/rate_regret.yaml OUT [OUT ...] --data DATA --of rate
 
-Each OUT is of a `salus benchmark` of SUITE, whose methods differ in `latent` alone (suites/latent-size.yaml, or one
-like it), maybe with other seeds; DATA as it was given there. Each rule sees the healthy images of one training and
+Each OUT is of a `salus benchmark` of SUITE, whose methods are `ae` at `fast` and differ in `latent` alone, 16 among the
+sizes, maybe with other seeds; DATA as it was given there. Each rule sees the healthy images of one training and
 chooses a size; its regret is the AUROC of the best size less that of the chosen one, both means over seeds, and the
 mean over the seeds' choices. The best size is chosen by the very labels that judge, so even a perfect rule has a regret
 above 0. With `--of rate` the methods differ in the nats of a VAE's code instead, and the rules are those that look at

@@ -94,11 +94,15 @@ def test_what_a_member_was_calibrated_on_is_not_the_ensembles(calibrated, salus,
         Picture.fromarray(np.round(picture[0] * 255).astype(np.uint8)).save(hospital / f"{index}.png")
     code, _, _ = salus("calibrate", members[calibrated], "--data", hospital, "--false-alarms", 0.2)
     assert code == 0
+    first = Model.load(members[0])
+    card = {**first.card, "learned_from": first.card["learned_from"][1:]}  # as of one that knew fewer
+    replace(first, card=card).save(members[0])
     theirs = Model.load(members[calibrated]).card["calibrated_on"]
     assert len(theirs) == 24
     made = combine(members, disc_folder, tmp_path / "both")
     assert made.card["calibrated_on"] == Model.load(models / "ae0").card["calibrated_on"]
     assert set(theirs).isdisjoint(made.card["calibrated_on"])
+    assert made.card["learned_from"] == first.card["learned_from"], "all that one of them knows"
     assert made.calibration.false_alarms == 0.05
     assert len(made.calibration.scores) == Model.load(members[1 - calibrated]).card["counts"]["calibration"]
 

@@ -52,6 +52,19 @@ def test_intrinsic_dimensions_of_a_known_manifold(dimension):
     assert found == maximum_likelihood(distances(inside.astype(np.float32)))
 
 
+@pytest.mark.parametrize("dimension", [1, 2])
+def test_maximum_likelihood_is_not_biased_where_there_is_no_border(dimension):
+    angles = np.random.default_rng(0).uniform(0, 2 * np.pi, (3000, dimension))
+    torus = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+    assert_allclose(maximum_likelihood(distances(torus)), dimension, rtol=0.03)
+
+
+def test_images_that_lie_equally_far_apart_have_no_dimension():
+    assert maximum_likelihood(distances(np.eye(25))) == np.inf
+    with pytest.raises(LayoutError, match=r"equally far apart have no dimension\. Set latent to a number"):
+        chosen(np.eye(25, dtype=np.float32).reshape(25, 1, 5, 5), [str(n) for n in range(25)])
+
+
 def test_copies_do_not_make_a_dimension():
     rows = np.random.default_rng(0).uniform(size=(300, 2))
     assert_allclose(two_nearest(np.concatenate([rows, rows])), two_nearest(rows), rtol=0.1)

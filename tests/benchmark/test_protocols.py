@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from salus.benchmark import evaluate
 from salus.benchmark.measures import groups
 from salus.benchmark.pairing import pair
-from salus.benchmark.protocols import Sample, beyond_chance, hit_below, hit_curve, laid
+from salus.benchmark.protocols import Sample, beyond_chance, hit_below, hit_curve, laid, medianomaly
 from salus.core import Case, Dataset, Finding, Image, Label, Source, Split
 from salus.core.errors import ImageError
 from salus.io import read_image, write_image
@@ -289,6 +289,15 @@ def test_pixels_are_measured_as_medianomaly_does(evaluated, metrics):
     grid = np.sort(score)[:: score.size // 200]
     dice = max(2 * (truth & (score > t)).sum() / (truth.sum() + (score > t).sum()) for t in grid)
     assert seen["best_dice"] == {"value": pytest.approx(dice, abs=1e-6), "ci95": None, "oracle": True}
+
+
+def test_what_medianomaly_measures_needs_pixels_of_both_kinds_and_room_to_sort_them(monkeypatch):
+    a, half = np.random.default_rng(0).random((20, 20), dtype=np.float32), np.arange(400).reshape(20, 20) < 200
+    assert medianomaly([(a, half)])["pictures"] == 1
+    assert medianomaly([(a, half | True)]) is medianomaly([(a, half & False)]) is medianomaly([]) is None
+    assert medianomaly([(a[:9], half[:9])]) is None, "fewer than its grid has thresholds"
+    monkeypatch.setattr("salus.benchmark.protocols.MOST_PIXELS", 399)
+    assert medianomaly([(a, half)]) is None
 
 
 def test_what_medianomaly_measures_needs_masks(tmp_path, monkeypatch, numbers_only):

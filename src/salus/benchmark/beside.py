@@ -2,9 +2,9 @@
 
 What is compared with what stands in `published.METHODS` and `published.COLUMNS`. Box hits are those of the protocol
 `ra2024` at its published threshold, LPIPS is without the mapping that its code leaves out, pixel AP and best Dice are
-those of MedIAnomaly on the network's grid. One thing differs and is said on the page: restorations are clamped here
-before SSIM is taken. Of several findings that the paper calls one, counts add up and shares are means over findings of
-the data.
+those of MedIAnomaly on the network's grid. Two things differ and are said on the page: restorations are clamped here,
+and they and the maps come from the grid of their source. Of several findings that the paper calls one, counts add up
+and shares are means over findings of the data.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -4,6 +4,7 @@ Every entry is `{"value": ..., "ci95": [lower, upper]}`, or None where the metri
 docs/metrics.md. All methods share a group's draws of patients, so their differences are paired.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -258,7 +259,8 @@ def pixelwise(pixels: Sequence[tuple[int, CasePixels]], group: Group) -> dict[st
     entries = {name: entry(float(metric(whole)[0]), drawn[name]) for name, metric in metrics.items()}
     for name, ends in whole.bounds().items():
         if (found := entries[BOUNDED[name]]) is not None:
-            found["exact_within"] = [rounded(float(end[0])) for end in ends]
+            low, high = (float(end[0]) * 10**DIGITS for end in ends)
+            found["exact_within"] = [math.floor(low) / 10**DIGITS, math.ceil(high) / 10**DIGITS]
     if (best := entries["best_dice"]) is not None:
         best["oracle"] = True
     return {**entries, "dice": pooled_dice([seen for _, seen, _ in known], weights)}

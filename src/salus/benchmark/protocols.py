@@ -53,6 +53,7 @@ Weights = NDArray[np.int32]
 
 RULES = {"ra2024": hit_ra2024, "thor2024": hit_thor2024, "scale_free": hit_scale_free}
 MEASURES = ("recall", "precision", "f1")
+LEAST_PIXELS, MOST_PIXELS = 200, 1 << 25  # for what sorts all pixels: its grid, and two gigabytes
 MIN_AREA = 5  # pixels of a false region: the smallest box that the RA tables count has as many, at 128 x 128
 
 
@@ -182,7 +183,8 @@ def medianomaly(masked: Sequence[tuple[NDArray[np.float32], Mask]]) -> dict[str,
         masked: map and lesions of each picture whose findings have masks, healthy ones among them.
     """
     maps, masks = [a for a, _ in masked], [lesion for _, lesion in masked]
-    if not any(lesion.any() for lesion in masks):
+    pixels, lesion = sum(a.size for a in maps), sum(int(mask.sum()) for mask in masks)
+    if not 0 < lesion < pixels or not LEAST_PIXELS <= pixels <= MOST_PIXELS:
         return None
     values = {
         "pixel_ap": pixel_ap(maps, masks),

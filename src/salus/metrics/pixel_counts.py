@@ -165,7 +165,7 @@ class PixelCounts:
         edges = np.append(np.repeat(self.edges, 2), self.edges[-1])  # within a bin no value is known
         worst = replace(self, edges=edges, **late | {"healthy": early["healthy"]})
         best = replace(self, edges=edges, **early | {"healthy": late["healthy"]})
-        ap = curves.in_blocks(curves.least_average_precision, self.lesion, self.healthy)
+        ap = np.clip(curves.in_blocks(curves.least_average_precision, self.lesion, self.healthy), 0, self.ap())
         return {
             "ap": (ap, best.ap()),
             "auroc": (worst.auroc(), best.auroc()),

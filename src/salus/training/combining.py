@@ -116,6 +116,8 @@ def card_of(models: Sequence[Model], members: Sequence[Mapping[str, Any]]) -> di
     nothing: dict[str, Any] = {"preset": "", "seed": "", "settings": {}, "score": {}, "recipe": {}}
     return {
         **{key: first[key] for key in SHARED if key in first},
+        # Those of models from before patients were kept know fewer.
+        "learned_from": sorted({mark for model in models for mark in model.card.get("learned_from", ())}),
         "parameters": sum(card["parameters"] for card in trainings),
         "plan": {**first["plan"], **nothing, "detector": ENSEMBLE},
         "run": asdict(Run(best=0.0, seconds=sum(card["run"]["seconds"] for card in trainings))),

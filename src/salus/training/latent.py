@@ -35,7 +35,7 @@ def chosen(images: Images, patients: Sequence[str], sizes: Sequence[int] = SIZES
         sizes: to choose from.
 
     Raises:
-        LayoutError: fewer people whose images differ than the estimate has neighbours.
+        LayoutError: fewer people whose images differ than the estimate has neighbours, or all equally far apart.
     """
     single = images[one_each(patients)]
     apart = distances(single.reshape(len(single), -1))
@@ -44,7 +44,8 @@ def chosen(images: Images, patients: Sequence[str], sizes: Sequence[int] = SIZES
             f"a size of the code is chosen by {NEIGHBOURS[1] + 1} healthy people to learn from or more whose images "
             f"differ, here {len(apart)}. Set latent to a number."
         )
-    dimension = maximum_likelihood(apart)
+    if not np.isfinite(dimension := maximum_likelihood(apart)):
+        raise LayoutError("healthy images that lie equally far apart have no dimension. Set latent to a number.")
     return nearest(sizes, dimension), dimension
 
 
@@ -78,13 +79,16 @@ def maximum_likelihood(apart: Floats) -> float:
 
     Args:
         apart: (n, n) as of `distances`, more rows than `NEIGHBOURS`.
+
+    Returns:
+        Infinity where all rows lie equally far apart.
     """
     near = np.log(np.sort(np.partition(apart, NEIGHBOURS[1], axis=1)[:, : NEIGHBOURS[1]], axis=1))
     found = [
-        1 / np.mean((near[:, k - 1 : k] - near[:, : k - 1]).sum(axis=1) / (k - 2))
+        np.mean((near[:, k - 1 : k] - near[:, : k - 1]).sum(axis=1) / (k - 1))
         for k in range(NEIGHBOURS[0], NEIGHBOURS[1] + 1)
     ]
-    return float(np.mean(found))
+    return float(np.mean(1 / np.array(found))) if all(found) else np.inf
 
 
 def settings_of(plan: Plan, size: int) -> dict[str, Any]:
