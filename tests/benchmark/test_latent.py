@@ -292,6 +292,29 @@ def test_auto_counts_each_patient_once_and_needs_some(salus, disc_folder, tmp_pa
     assert "21 healthy people to learn from or more whose images differ, here 20. Set latent to a number" in said
 
 
+def test_auto_goes_on_where_it_was_interrupted(salus, disc_folder, tmp_path, monkeypatch):
+    from salus.training import loop
+
+    command = ("train", "ae", "--data", disc_folder, "--set", "latent=auto", *TINY, "--out")
+    assert salus(*command, tmp_path / "whole")[0] == 0
+    passes, one_epoch = [], loop.one_epoch
+
+    def interrupted(*arguments):
+        passes.append(1)
+        if len(passes) == 2:
+            raise KeyboardInterrupt
+        return one_epoch(*arguments)
+
+    monkeypatch.setattr(loop, "one_epoch", interrupted)
+    assert salus(*command, tmp_path / "torn")[0] == 130
+    code, _, said = salus(*command, tmp_path / "torn")
+    assert (code, "Add --resume" in said) == (2, True)
+    assert salus(*command, tmp_path / "torn", "--resume")[0] == 0
+    assert len(passes) == 3, "the first epoch was not learned again"
+    files = [json.loads((tmp_path / name / "model.json").read_text())["files"] for name in ("whole", "torn")]
+    assert files[0] == files[1]
+
+
 def test_a_method_without_a_code_cannot_choose_one(salus, disc_folder, tmp_path):
     code, _, said = salus("train", "pca", "--data", disc_folder, "--out", tmp_path / "m", "--set", "latent=auto")
     assert code == 2

@@ -300,6 +300,14 @@ def test_what_medianomaly_measures_needs_pixels_of_both_kinds_and_room_to_sort_t
     assert medianomaly([(a, half)]) is None
 
 
+def test_of_too_many_pixels_not_all_are_held(study, tmp_path, numbers_only, monkeypatch):
+    made, held = study(), []
+    monkeypatch.setattr("salus.benchmark.protocols.MOST_PIXELS", 3 * SIDE**2)
+    monkeypatch.setattr("salus.benchmark.protocols.medianomaly", lambda masked: held.append(len(masked)))
+    assert measured(made, tmp_path / "out")["protocols"]["medianomaly"] is None
+    assert held == [4], "of nine, one more than there is room for"
+
+
 def test_what_medianomaly_measures_needs_masks(tmp_path, monkeypatch, numbers_only):
     assert drawn(tmp_path / "boxes", monkeypatch, "boxes")["medianomaly"] is None
     assert drawn(tmp_path / "masks", monkeypatch, "masks")["medianomaly"]["pictures"] == 3

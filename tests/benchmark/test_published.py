@@ -49,7 +49,7 @@ def test_the_ranking_of_table_2_changes_with_unweighted_means():
         "LTM": (50.8, 15.6),
         "MAE": (48.6, 16.8),
     }
-    assert unweighted == {method: pytest.approx(pair, abs=0.051) for method, pair in printed.items()}
+    assert unweighted == {method: pytest.approx(pair, abs=0.05) for method, pair in printed.items()}
 
 
 @pytest.mark.parametrize(

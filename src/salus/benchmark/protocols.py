@@ -3,8 +3,8 @@
 As in the papers a finding is one sample, and all is measured on the grid that the network saw: the map that came home
 with the result is brought back there, boxes and masks are laid on it pixel by pixel, and known healthy is what lies
 above the picture's minimum and two pixels off every finding. Pictures only: the papers know no volumes, and the slices
-of a volume would be other samples than theirs. Held are the maps on that grid where every finding has a mask, for the
-protocol that sorts all pixels, else one at a time.
+of a volume would be other samples than theirs. One map is held at a time, but for the protocol that sorts all pixels;
+it gets no more than `MOST_PIXELS`.
 """
 
 import math
@@ -130,6 +130,7 @@ def protocols(
     thresholds = {"published": calibration.get("grid_threshold"), "sound": calibration.get("pixel_threshold")}
     seen, problems, notes, volumes = [], [], [], 0
     masked: list[tuple[NDArray[np.float32], Mask]] = []
+    room = MOST_PIXELS // paired.preparation.size**2
     for index in good:
         one = paired.judged[index]
         if one.abnormal and not one.case.findings:
@@ -143,7 +144,7 @@ def protocols(
             problems.append(Problem(case_id=one.case.case_id, reason=bare(str(error), data, one.folder)))
         else:
             seen.append(seen_in(picture, index, thresholds))
-            if picture.lesion is not None:
+            if picture.lesion is not None and len(masked) <= room:  # one too many says that they are
                 masked.append((picture.anomaly, picture.lesion))
     if volumes:
         notes.append(f"Volumes ({volumes}) are left out of the published protocols, which know pictures only.")
