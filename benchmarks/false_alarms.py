@@ -1,59 +1,72 @@
-"""Do thresholds keep their promise, and if not, is it the calibration patients or the test? For cells of a table.
+"""What a threshold of few healthy people does to the people of a test, and what more of them would do.
 
-    python benchmarks/false_alarms.py --data DATA --out runs/table
+    python benchmarks/false_alarms.py SET MODEL ...
 
-Of each method with its own score: the share of healthy validation patients that its threshold flags (the detector did
-not learn from them; where an epoch was chosen, they chose it), the share of healthy test cases, and what a threshold
-from so many calibration patients can be: 95 of 100 of them, and how many come near the budget.
+Of each model of a data set: how many healthy patients set a threshold at 5 %, between which shares of healthy people 95
+of 100 such thresholds flag, how many of 100 flag 3 to 7 %, and which share of the healthy and the abnormal test cases
+this one flags. Once for the calibration part alone, once for the validation part with it, where that decided nothing
+in the model (`salus.threshold.setting`).
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import beta
 
-from salus.core import Label, Split
+from salus.core import Dataset, Label, Split
 from salus.datasets import open_dataset
 from salus.datasets.protocol import split
 from salus.io import read_study, study_sha256
 from salus.metrics import flagged_share
-from salus.model import Model, detections
+from salus.model import Calibration, Model, case_score, detections
 from salus.preprocess import PreparedCache
+from salus.threshold import HELD_OUT, calibration_of
 
 NEAR = 0.03, 0.07  # of a budget of 5 %
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
-    parser.add_argument("--out", type=Path, required=True, help="what methods_table.py wrote")
+    parser.add_argument("data", type=Path, help="a data set of pictures, read as a folder")
+    parser.add_argument("models", type=Path, nargs="+", help="models that learned from it")
     options = parser.parse_args()
-    head = ["data", "method", "calibration", "95 of 100 thresholds flag", "of 100 flag 3 to 7 %", "validation", "test"]
+    cases = split(open_dataset("folder", options.data))
+    head = ["model", "patients", "95 of 100 flag", "of 100 flag 3 to 7 %", "healthy", "abnormal"]
     print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
-    for peak in sorted(options.out.glob("*/*/seed0/peak.json")):
-        name, cell = peak.parts[-4], peak.parent
-        data = options.out / "phantom-data" if name == "phantom" else options.data / name
-        model = Model.load(cell / "model")
-        validation = split(open_dataset("folder", data)).only(split=Split.VALIDATION, label=Label.NORMAL)
-        one_each = list({case.patient_id: case for case in validation}.values())
-        rows = PreparedCache().prepare(one_each, model.preparation, read_study, study_sha256).rows
-        scores = detections(model.detector, rows, precision=model.precision)[1]
-        calibration = model.calibration
-        low, high = flagged_share(calibration.scores, calibration.threshold)
-        above, people = sum(score >= calibration.threshold for score in calibration.scores), len(calibration.scores)
-        near = np.diff(beta(above, people + 1 - above).cdf(NEAR))[0]  # as `flagged_share`
-        test = [
-            report["healthy"]["false_alarm_rate"]["value"]
-            for report in (json.loads(p.read_text()) for p in cell.glob("*/report/metrics.json"))
-            if report["threshold"] == calibration.threshold
-        ]
-        print(
-            f"| {name} | {cell.parent.name} | {people} | {low:.3f} to {high:.3f} | {100 * near:.0f} "
-            f"| {np.mean(scores > calibration.threshold):.3f} of {len(scores)} | {test[0]:.3f} |",
-            flush=True,
-        )
+    for folder in options.models:
+        model = Model.load(folder)
+        test = cases.only(split=Split.TEST)
+        healthy, abnormal = (scores(model, test.only(label=label)) for label in (Label.NORMAL, Label.ABNORMAL))
+        for parts in [(Split.CALIBRATION,)] if decided_by_validation(model) else [(Split.CALIBRATION,), HELD_OUT]:
+            calibration, _ = calibration_of(model, cases.only(split=parts, label=Label.NORMAL))
+            print(f"| {folder} | {told(calibration, healthy, abnormal)} |", flush=True)
+
+
+def decided_by_validation(model: Model) -> bool:
+    """As in training; an ensemble's plan has no recipe."""
+    recipe = model.card["plan"]["recipe"]
+    return model.detector.fitted or recipe["select"] == "best" or recipe["patience"] > 0
+
+
+def scores(model: Model, cases: Dataset) -> NDArray[np.float64]:
+    """One a case that can be judged."""
+    prepared = PreparedCache().prepare(cases, model.preparation, read_study, study_sha256)
+    _, of_slice, _ = detections(model.detector, prepared.rows, precision=model.precision)
+    return np.array([case_score(of_slice[prepared.case == index]) for index in np.unique(prepared.case)])
+
+
+def told(calibration: Calibration, healthy: NDArray[np.float64], abnormal: NDArray[np.float64]) -> str:
+    """The rest of a row."""
+    people, threshold = len(calibration.scores), calibration.threshold
+    if threshold is None:
+        return f"{people} | - | - | - | -"
+    low, high = flagged_share(calibration.scores, threshold)
+    above = sum(score >= threshold for score in calibration.scores)
+    near = np.diff(beta(above, people + 1 - above).cdf(NEAR))[0]  # as `flagged_share`
+    flagged = " | ".join(f"{np.mean(of > threshold):.3f} of {len(of)}" for of in (healthy, abnormal))
+    return f"{people} | {low:.3f} to {high:.3f} | {100 * near:.0f} | {flagged}"
 
 
 if __name__ == "__main__":

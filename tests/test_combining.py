@@ -9,10 +9,16 @@ import pytest
 import torch
 from PIL import Image as Picture
 
+from salus.core import Label, Split
 from salus.core.errors import ConfigError
+from salus.datasets import open_dataset
+from salus.datasets.protocol import split
 from salus.detectors import build
+from salus.io import read_study, study_sha256
 from salus.io.results import read_results
 from salus.model import Model, detections
+from salus.preprocess.cache import PreparedCache
+from salus.threshold import calibration_of, people
 from salus.training import rescored, train
 from salus.training.combining import combine
 from salus.training.plan import at_random
@@ -67,6 +73,8 @@ def test_two_equal_members_judge_as_one_of_them_alone(models, disc_folder, tmp_p
     np.testing.assert_allclose(two[0] * unit, one[0], rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(two[1] * spread + middle, one[1], rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(two[2], one[2], rtol=1e-6, atol=1e-7)
+    own = split(open_dataset("folder", disc_folder)).only(split=Split.CALIBRATION, label=Label.NORMAL)
+    model = replace(model, calibration=calibration_of(model, own)[0])  # whom the units did not come from
     assert model.calibration.scores != twice.calibration.scores
     ranks = [[judge.calibration.p_value(s) for s in found[1]] for found, judge in ((one, model), (two, twice))]
     assert ranks[0] == ranks[1]
@@ -100,20 +108,18 @@ def test_what_a_member_was_calibrated_on_is_not_the_ensembles(calibrated, salus,
     theirs = Model.load(members[calibrated]).card["calibrated_on"]
     assert len(theirs) == 24
     made = combine(members, disc_folder, tmp_path / "both")
-    assert made.card["calibrated_on"] == Model.load(models / "ae0").card["calibrated_on"]
+    held = split(open_dataset("folder", disc_folder)).only(label=Label.NORMAL)
+    own, units = (people("folder", held.only(split=part)) for part in (Split.CALIBRATION, Split.VALIDATION))
+    assert made.card["calibrated_on"] == sorted(own)
     assert set(theirs).isdisjoint(made.card["calibrated_on"])
+    assert made.card["fitted_on"] == sorted(units)
+    assert set(units).isdisjoint(own)
     assert made.card["learned_from"] == first.card["learned_from"], "all that one of them knows"
     assert made.calibration.false_alarms == 0.05
     assert len(made.calibration.scores) == Model.load(members[1 - calibrated]).card["counts"]["calibration"]
 
 
 def test_the_units_come_from_validation_people_alone(both, models, disc_folder):
-    from salus.core import Label, Split
-    from salus.datasets import open_dataset
-    from salus.datasets.protocol import split
-    from salus.io import read_study, study_sha256
-    from salus.preprocess.cache import PreparedCache
-
     made = Model.load(both)
     held = split(open_dataset("folder", disc_folder)).only(split=Split.VALIDATION, label=Label.NORMAL)
     rows = PreparedCache().prepare(held, made.preparation, read_study, study_sha256).rows

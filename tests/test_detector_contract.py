@@ -22,6 +22,7 @@ from salus.detectors import DETECTORS, Detector, Restorer, build, detector_class
 from salus.model import Model, detections
 from salus.preprocess.preparation import Preparation
 from salus.training import fit, make_fabric, train
+from salus.training.loop import fit_score
 from tests.conftest import discs
 
 LEARNERS = sorted(name for name in DETECTORS if detector_class(name).FAMILY != "floor")
@@ -65,6 +66,29 @@ def test_no_preset_keeps_weights_of_its_warm_up(name):
     for preset in detector_class(name).PRESETS.values():
         begun = preset.settings.get("warmup", 0) + preset.settings.get("ramp", 0)
         assert preset.recipe.select == "last" or preset.recipe.select_after >= begun
+
+
+def fitting_changes(net: Detector) -> bool:
+    before = {key: value.clone() for key, value in net.learned().items()}
+    fit_score(net.eval(), discs(8), "fp32")
+    return any(not torch.equal(value, before[key]) for key, value in net.learned().items())
+
+
+def test_validation_images_change_nothing_in_a_tiny_detector(name):
+    """Else people who shaped a map would set its threshold, too."""
+    net = tiny(name)
+    assert not net.fitted
+    assert not fitting_changes(net)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "score"),
+    [("ltm", {"threshold": "validation_quantile"}, {"name": "residual"}), ("ae", {}, {"name": "zscore"})],
+)
+def test_what_is_fitted_on_validation_images_says_so(name, settings, score):
+    net = build(name, {**detector_class(name).PRESETS["tiny"].settings, **settings}, score)
+    assert net.fitted
+    assert fitting_changes(net)
 
 
 def test_map_covers_the_image(name):

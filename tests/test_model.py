@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,13 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as Picture
 
+from salus.core import Label, Split
 from salus.core.errors import ConfigError, LayoutError, ModelError
 from salus.datasets import open_dataset
+from salus.datasets.protocol import split
 from salus.io import read_study
 from salus.metrics import FALSE_ALARMS, threshold_grid_ra2024
-from salus.model import Calibration, Model, calibrate, calibration_of, detections, device_of, model_id, sealed
+from salus.model import Calibration, Model, detections, device_of, model_id, sealed
 from salus.screening import slices_of
-from salus.training import train
+from salus.threshold import calibrate, calibration_of, people
+from salus.training import rescored, train
 from tests.conftest import discs
 
 
@@ -82,6 +86,48 @@ def test_the_card_names_what_it_was_trained_on(folder):
     assert not (folder / "progress").exists()
 
 
+@pytest.mark.parametrize(
+    ("settings", "weights", "score", "threshold"),
+    [
+        ({}, "t", "", "vc"),  # the last epoch, and a score that learns nothing: validation decides nothing
+        ({"recipe.select": "best"}, "tv", "", "c"),
+        ({"recipe.patience": 3}, "tv", "", "c"),
+        ({"score.name": "zscore"}, "t", "v", "c"),
+    ],
+    ids=["nothing", "best", "patience", "zscore"],
+)
+def test_validation_people_set_the_threshold_where_they_decided_nothing(
+    settings, weights, score, threshold, disc_folder, tmp_path
+):
+    trained = train("ae", disc_folder, tmp_path / "m", preset="tiny", settings=settings, epochs=1, precision="fp32")
+    model, cases = Model.load(trained.folder), split(open_dataset("folder", disc_folder)).only(label=Label.NORMAL)
+    part = {"t": Split.TRAIN, "v": Split.VALIDATION, "c": Split.CALIBRATION, "": Split.NONE}
+    for key, parts in (("learned_from", weights), ("fitted_on", score), ("calibrated_on", threshold)):
+        wanted = people("folder", cases.only(split=tuple(part[one] for one in parts)))
+        assert model.card[key] == sorted(wanted), key
+    assert len(model.calibration.scores) == 6 * len(threshold)
+    assert calibrate(trained.folder, disc_folder, device="cpu")[0] == model.calibration, "the same people again"
+    plain = rescored(trained.folder, {"name": "smoothed"}, disc_folder, tmp_path / "plain")
+    assert len(Model.load(plain).calibration.scores) == (12 if weights == "t" else 6), "whatever the first score was"
+    fitted = rescored(plain, {"name": "zscore"}, disc_folder, tmp_path / "fitted")
+    assert len(Model.load(fitted).calibration.scores) == 6
+
+
+def test_copies_of_what_is_learned_from_set_no_threshold(disc_folder, tmp_path):
+    data = shutil.copytree(disc_folder, tmp_path / "data")
+    cases = split(open_dataset("folder", data)).only(label=Label.NORMAL)
+    first, watched = cases.only(split=Split.TRAIN)[0], cases.only(split=Split.VALIDATION)[0]
+    shutil.copy(first.images[0].path, watched.images[0].path)
+    model = Model.load(train("ae", data, tmp_path / "m", preset="tiny", epochs=1, precision="fp32").folder)
+    assert len(model.calibration.scores) == 11
+
+
+def test_who_watched_an_older_model_sets_no_threshold(folder, disc_folder, tmp_path):
+    model = Model.load(folder)
+    replace(model, card={k: v for k, v in model.card.items() if k != "learned_from"}).save(tmp_path / "old")
+    assert len(calibrate(tmp_path / "old", disc_folder, device="cpu")[0].scores) == 6
+
+
 def test_a_model_for_a_setting_of_the_future_is_refused(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "copy")
     about = json.loads((copy / "model.json").read_text())
@@ -134,7 +180,7 @@ def test_maps_above_the_published_grid_have_no_published_threshold(folder, healt
         maps, *rest = detections(*what, **how)
         return maps + 7, *rest
 
-    monkeypatch.setattr("salus.model.detections", large)
+    monkeypatch.setattr("salus.threshold.detections", large)
     seen, _ = calibration_of(Model.load(folder), open_dataset("folder", healthy))
     assert seen.grid_threshold is None
     assert seen.pixel_threshold > 7

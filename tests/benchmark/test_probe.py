@@ -248,7 +248,7 @@ def test_only_patients_that_the_model_did_not_learn_from_are_painted_on(model, d
     loaded = Model.load(model)
     dataset = open_dataset("folder", disc_folder)
     patients, _ = unseen(loaded, "folder", dataset, 0)
-    held_out = split(dataset).only(split=Split.CALIBRATION, label=Label.NORMAL)
+    held_out = split(dataset).only(split=(Split.VALIDATION, Split.CALIBRATION), label=Label.NORMAL)
     assert {case.case_id for cases in patients for case, _ in cases} == {case.case_id for case in held_out}
 
     data = written(discs(2, seed=8), tmp_path / "data")

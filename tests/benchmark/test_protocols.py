@@ -9,15 +9,16 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from salus.benchmark import evaluate
-from salus.benchmark.measures import groups
+from salus.benchmark.measures import CasePixels, Group, Scored, by_finding, groups, patients_in, share_flagged
 from salus.benchmark.pairing import pair
-from salus.benchmark.protocols import Sample, beyond_chance, hit_below, hit_curve, laid, medianomaly
+from salus.benchmark.protocols import Sample, beyond_chance, by_class, hit_below, hit_curve, laid, medianomaly
 from salus.core import Case, Dataset, Finding, Image, Label, Source, Split
 from salus.core.errors import ImageError
 from salus.io import read_image, write_image
 from salus.metrics import (
     FALSE_ALARMS,
     FROC_RATES,
+    BoxHit,
     box_to_grid,
     chance_corrected_hit_rate,
     false_regions,
@@ -72,7 +73,7 @@ def worked(*, hit: bool) -> np.ndarray:
     return a
 
 
-def drawn(tmp_path, monkeypatch, truth: str, factor: float = 1) -> dict:
+def drawn(tmp_path, monkeypatch, truth: str, factor: float = 1, uncounted: tuple[Finding, ...] = ()) -> dict:
     """One healthy case, two with the worked box as a box or a mask, and one of which no finding is known."""
     made = Study(data=tmp_path / "data", results=tmp_path / "results")
     inside = np.zeros((SIDE, SIDE), dtype=bool)
@@ -90,9 +91,8 @@ def drawn(tmp_path, monkeypatch, truth: str, factor: float = 1) -> dict:
         label = Label.NORMAL if kind == "good" else Label.ABNORMAL
         findings = (finding,) if kind == "hole" else ()
         images = (Source(path=source),)
-        cases.append(
-            Case(case_id=name, patient_id=name, images=images, label=label, findings=findings, split=Split.TEST)
-        )
+        one = Case(case_id=name, patient_id=name, images=images, label=label, findings=findings, split=Split.TEST)
+        cases.append(replace(one, uncounted=uncounted if findings else ()))
     monkeypatch.setattr("salus.benchmark.pairing.open_dataset", lambda name, root: Dataset("drawn", cases))
     thresholds = {"grid_threshold": 0.2 * factor, "pixel_threshold": 0.3 * factor}
     thresholds["curve_thresholds"] = [factor * t for t in (0.5, 0.25, 0.25, 0.1, 0)]
@@ -118,6 +118,18 @@ def test_the_worked_boxes_come_out_of_a_whole_evaluation(tmp_path, monkeypatch, 
     assert seen["sound"]["false_regions_abnormal"]["value"] == 1  # and the picture lit everywhere is not asked
     assert seen["sound"]["pointing_game"]["value"] == pytest.approx((2 / 10 + 3 / 11) / 2, abs=1e-6)
     assert seen["sound"]["mass_ratio"]["value"] == pytest.approx((1 / 6 + 1.5 / 6.5) / 2, abs=1e-6)
+
+
+def test_where_an_artefact_lies_nothing_is_false(tmp_path, monkeypatch, numbers_only):
+    artefact = Finding(name="Possible artifact", box=(9, 27, 10, 3))  # over both rows of the map that lie outside
+    seen = drawn(tmp_path, monkeypatch, "boxes", uncounted=(artefact,))
+    for which in ("published", "sound"):
+        micro = seen["ra2024"][which]["micro"]
+        assert (micro["n"], micro["precision"]["value"], micro["f1"]["value"]) == (2, 0.5, pytest.approx(0.5, abs=1e-6))
+        assert list(seen["ra2024"][which]["classes"]) == ["hole"]
+    assert seen["sound"]["mass_ratio"]["value"] == 1
+    assert seen["sound"]["false_regions_abnormal"]["value"] == 0
+    assert seen["sound"]["false_regions_healthy"]["value"] == 1
 
 
 def test_a_tenth_of_the_map_pleases_the_published_rule_alone(tmp_path, monkeypatch, numbers_only):
@@ -241,6 +253,41 @@ def test_classes_have_wilsons_interval_and_averages_that_of_the_draws(tmp_path, 
     weights = groups(judged, 0)[0].weights[:, [k for k, one in enumerate(judged) if one.abnormal]]
     hits = np.array([float("blob/0" not in one.case.case_id) for one in judged if one.abnormal])
     assert table["micro"]["recall"]["ci95"] == pytest.approx(interval(weighted_mean(hits, weights)), abs=1e-6)
+
+
+def test_findings_of_one_patient_are_no_trials_of_their_own():
+    """Sixty boxes of three people, forty of them hit: no more certain than two people of three."""
+    case_of, hit_of = np.repeat(np.arange(3), 20), np.repeat(np.array([True, True, False]), 20)
+    everybody = resample(list("abc"), np.ones(3, dtype=bool), replicates=DRAWS)
+    samples = [
+        (case, "hole", BoxHit(hit=bool(hit), false_positives=0, precision=float(hit), recall=float(hit), f1=float(hit)))
+        for case, hit in zip(case_of.tolist(), hit_of, strict=True)
+    ]
+    table = by_class(samples, everybody)
+    hole, micro = table["classes"]["hole"], table["micro"]
+    assert (hole["n"], hole["patients"], hole["n_detected"], micro["patients"]) == (60, 3, 40, 3)
+    assert hole["recall"]["ci95"] == micro["recall"]["ci95"] == [0, 1]
+    assert wilson(40, 60)[0] > 0.5, "what sixty people would say"
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_all_or_none_of_a_few_patients_findings_stay_as_uncertain_as_the_patients(rate):
+    patients, names = list("aaabbbccc"), ["hole"] * 9
+    weights = resample(patients, np.ones(9, dtype=bool), replicates=DRAWS)
+    assert patients_in(weights) == 3
+    hit = BoxHit(hit=bool(rate), false_positives=0, precision=rate, recall=rate, f1=rate)
+    table = by_class([(case, name, hit) for case, name in enumerate(names)], weights)
+    wanted = {"value": rate, "ci95": pytest.approx(wilson(round(3 * rate), 3), abs=1e-6)}
+    for measure in ("recall", "precision", "f1"):
+        assert table["classes"]["hole"][measure] == table["micro"][measure] == table["macro"][measure] == wanted
+    pixels = [(k, CasePixels(counts=None, overlap=None, hits=(("hole", bool(rate), hit),))) for k in range(9)]
+    group = Group(finding=None, members=np.arange(9), abnormal=np.ones(9, dtype=bool), weights=weights)
+    found = by_finding(pixels, group)
+    assert found["hit_rate"] == found["f1_ra2024"] == wanted
+    ends = [9 * end for end in wilson(round(3 * rate), 3)]
+    assert found["n_detected"] == {"value": 9 * rate, "ci95": pytest.approx(ends, abs=1e-5)}
+    share = share_flagged(Scored(score=np.full(9, rate), threshold=0.5, pixels={}), np.arange(9), weights)
+    assert share == {**wanted, "n": [round(9 * rate), 9]}
 
 
 def test_a_model_calibrated_before_has_neither_published_threshold_nor_curve(study, tmp_path, few):

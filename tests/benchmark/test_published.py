@@ -1,12 +1,19 @@
 """The papers' tables do their own arithmetic."""
 
 from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 
-from salus.benchmark.published import TOTAL, published
+from salus.benchmark.gallery import Gallery
+from salus.benchmark.published import COLUMNS, STAR, TOTAL, published
+from salus.benchmark.suite import Data, Suite
+from salus.benchmark.suite_report import write_suite_report
+from salus.benchmark.tables import summarised
 from salus.core.errors import ConfigError
+from salus.datasets.medianomaly import COUNTS
 from salus.metrics import class_averages
+from tests.benchmark.test_report import Page
 
 
 def by_method(name: str, measure: str) -> dict[str, dict[str, float]]:
@@ -129,9 +136,49 @@ def test_intervals_follow_from_the_printed_counts(table, method, of, measure, lo
     assert one.ci95 == pytest.approx((low, high), abs=1e-3)
 
 
-def test_what_has_no_counts_has_no_interval():
-    assert all(number.ci95 is None for number in published("cai2024 1"))
-    assert all(number.ci95 is None for number in published("ra2024 3") if number.measure == "auprc")
+@pytest.mark.parametrize(
+    ("of", "area", "half"),
+    [("RSNA", 73, 2.2), ("VinDr-CXR", 73, 2.2), ("Brain Tumor", 75, 2.7), ("BraTS2021", 82.6, 1.5)],
+)
+def test_half_widths_of_cai_et_al_follow_from_the_counts(of, area, half):  # protocols.md, A12
+    areas = [n for n in published("cai2024 1") if (n.of, n.measure) == (of, "auroc")]
+    assert len(areas) == 8
+    low, high = replace(areas[0], value=area / 100).ci95
+    assert round(50 * (high - low), 1) == half
+    assert all(one.ci95[0] < one.value < one.ci95[1] for one in areas)
+
+
+@pytest.mark.parametrize("table", ["cai2024 1", "cai2024 2"])
+def test_counts_of_cai_et_al_are_those_that_the_reader_checks(table):
+    for number in published(table):
+        data, _ = COLUMNS[f"{table} {number.of}"]
+        _, normal, abnormal = COUNTS[data.removeprefix("medianomaly/").lower()]
+        assert number.n == (abnormal, normal)
+
+
+def test_only_shares_of_findings_and_aurocs_have_an_interval():
+    for table in ("ra2024 1", "ra2024 2", "ra2024 3", "cai2024 1", "cai2024 2"):
+        for number in published(table):
+            assert (number.ci95 is not None) == (number.measure in ("n_detected", "recall", "auroc")), number
+
+
+def test_values_stay_as_printed_with_the_star_and_what_it_says():
+    numbers = published("ra2024 3")
+    starred = {(n.method, n.measure): (n.printed, n.value) for n in numbers if n.note}
+    assert starred == {("DAE", "ssim"): ("96.3*", 0.963), ("DAE", "lpips"): ("1.2*", 0.012)}
+    assert {n.printed for n in numbers if (n.method, n.measure) == ("DAE", "auroc")} == {"82.6", "78.9"}
+
+
+def test_the_page_shows_printed_digits_and_a_footnote_to_the_star(tmp_path):
+    suite = Suite(datasets={"heads": Data()}, methods={}, published=("ra2024 2", "ra2024 3", "cai2024 1"))
+    summary = summarised(suite, "papers", [], {})
+    read = Page(write_suite_report(tmp_path / "report.html", summary, {"heads": Gallery()}).read_text())
+    assert read.wrong == read.open == []
+    assert "DAE 96.3* 1.2* 82.6 81.5–83.7 95.81" in read.words
+    assert read.words.count(f"* DAE: {STAR['ra2024']}.") == 1
+    assert " 7.4 28.94 " in read.words, "and neither 7.40 ..."
+    assert " 100 " in read.words, "... nor 100.00"
+    assert "BraTS2021 n 1948/828" in read.words
 
 
 def test_the_best_latent_size_differs_between_data_sets():

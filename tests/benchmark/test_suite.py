@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from salus.benchmark import evaluate
 from salus.benchmark.cells import peak_mib
 from salus.benchmark.run import ENGINES, begin, benchmark
 from salus.benchmark.suite import Cell, read_suite
@@ -177,11 +178,54 @@ def test_every_look_at_test_labels_is_in_the_ledger_also_of_what_is_no_longer_as
         ({"seeds": ["x"]}, "seeds.0"),
         ({"published": ["ra2024 9"]}, "no published table is called 'ra2024 9'"),
         ({"sedes": [0]}, "there is no setting 'sedes'"),
+        ({"scores": []}, "scores is empty; name at least one"),
+        ({"scores": ["residual"]}, r"yaml: scores\.0: Needs own, or .* such as {name: residual}, got 'residual'"),
+        ({"seeds": [0, -1]}, "seeds: a seed is a whole number from 0 to 9223372036854775807, got -1"),
+        ({"seeds": [2**63]}, "got 9223372036854775808"),
+        ({"published": ["ra2024 3", "ra2024 3"]}, "published names ra2024 3 twice"),
+        ({"methods": {"ae": {}, "e": {"of": []}}}, "methods.e.of is empty; an ensemble has two members or more"),
+        (
+            {"datasets": {"a": {"path": "a", "prepare": {"intensty": "depth"}}}},
+            "no setting 'datasets.a.prepare.intensty'. Did you mean 'intensity'",
+        ),
+        ({"datasets": {"a": {"path": "a", "prepare": {"lower": -1}}}}, "datasets.a.prepare.lower: .*got -1"),
+        ({"datasets": {"a": {"path": "a", "prepare": {"size": 64}}}}, "size is a setting of each method"),
+        (
+            {"datasets": {"a": {"phantom": {"train": -5}}}},
+            "datasets.a.phantom: phantom needs counts .* from 0 up, .*'train': -5",
+        ),
+        ({"datasets": {"a": {"phantom": {"per_finding": 200_000}}}}, "at most 1000000 pictures"),
+        ({"datasets": {"a": {"phantom": {"train": 20.5}}}}, "datasets.a.phantom: train is a whole number, got 20.5"),
+        ({"datasets": {"a": {"phantom": {"seed": -1}}}}, "datasets.a.phantom: .*seed from 0 up, .*'seed': -1"),
+        ({"datasets": {"a": {"phantom": {"contrast": 0}}}}, r"datasets.a.phantom: .*contrast in \(0, 3\], got 0"),
     ],
 )
 def test_what_a_suite_cannot_mean_is_named(tmp_path, changes, said):
     with pytest.raises(ConfigError, match=said):
         read_suite(written(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("datasets: {a: {path: a}}\nmethods:\n  pca: {}\n  pca: {preset: tiny}\n", "line 4: 'pca' is there twice"),
+        ("datasets:\n  a: {path: a}\n  a: {path: b}\nmethods: {pca: {}}\n", "line 3: 'a' is there twice"),
+        ("datasets: {a: {path: a}}\nmethods: {pca: {set: {size: 8, size: 9}}}\n", "line 2: 'size' is there twice"),
+        ("seeds: [0]\nseeds: [1]\n", "line 2: 'seeds' is there twice"),
+        ("scores: [{name: zscore, name: ssim}]\n", "line 1: 'name' is there twice"),
+    ],
+)
+def test_a_key_that_is_there_twice_is_named_with_its_line(tmp_path, text, said):
+    (tmp_path / "twice.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=rf"twice\.yaml .*{said}; keep one of them\.$"):
+        read_suite(tmp_path / "twice.yaml")
+
+
+def test_what_is_merged_may_be_said_otherwise(tmp_path):
+    text = "datasets:\n  a: &a {path: a, reader: ixi}\n  b: {<<: *a, path: b}\nmethods: {pca: {}}\n"
+    (tmp_path / "merged.yaml").write_text(text)
+    datasets = read_suite(tmp_path / "merged.yaml").datasets
+    assert [(one.reader, one.path) for one in datasets.values()] == [("ixi", "a"), ("ixi", "b")]
 
 
 @pytest.mark.parametrize("text", ["- a list", "a: [", "", "\xff"])
@@ -220,6 +264,10 @@ def test_every_cell_has_its_row_and_every_method_its_line(done):
     assert line["over_floor"]["value"] == pytest.approx(sum(values) / 2 - float(floor["auroc"]), abs=1e-5)
     low, high = line["over_floor"]["ci95"]
     assert low <= line["over_floor"]["value"] <= high
+    for one in without_costs(done)["data"]["discs"]:
+        if one["score"]:
+            assert one["over_floor"]["same_map"] == (one["method"] != "patchcore"), "it makes its map itself"
+    assert (done / "report.html").read_text().count("its residual") == 1
     low, high = line["measures"]["auroc"]["ci95"]
     assert 0 <= low <= line["measures"]["auroc"]["mean"] <= high <= 1
 
@@ -257,6 +305,37 @@ def test_what_is_finished_is_not_done_again_and_more_may_come(done, disc_folder,
     assert [row for row in rows(done) if row["method"] != "vae"] == before
 
 
+@pytest.mark.parametrize("changed", [{"format": 1}, {"versions": {"salus": "0"}}])
+def test_what_another_version_evaluated_is_evaluated_anew_without_training(changed, done, disc_folder, tmp_path):
+    out = shutil.copytree(done, tmp_path / "out")
+    first = sorted(out.rglob("metrics.json"))[0]
+    before = first.read_bytes()
+    first.write_text(json.dumps({**json.loads(before), **changed, "overall": None}))
+    then = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.name in ("model.json", "result.json")}
+    benchmark(written(tmp_path), out, data=disc_folder)
+    assert first.read_bytes() == before
+    assert {path: path.stat().st_mtime_ns for path in then} == then
+    assert all(row["auroc"] for row in rows(out)), "and the tables have it"
+
+
+def test_a_report_that_was_not_written_to_its_end_is_not_done(done, disc_folder, tmp_path, monkeypatch):
+    out = shutil.copytree(done, tmp_path / "out")
+    report = sorted(out.rglob("metrics.json"))[0].parent
+    whole = {path.name: path.read_bytes() for path in report.iterdir()}
+    shutil.rmtree(report)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("salus.benchmark.report.write_report", killed)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(report.parent / "results", disc_folder, report)
+    assert not (report / "metrics.json").exists(), "it is what says that all is there"
+    benchmark(written(tmp_path), out, data=disc_folder)
+    assert {path.name: path.read_bytes() for path in report.iterdir()} == whole
+
+
 def test_a_name_that_means_something_else_now_is_refused(done, disc_folder, tmp_path):
     methods = {**SUITE["methods"], "ae": {"preset": "tiny", "set": {"latent": 2}}}
     with pytest.raises(ConfigError, match=r"begun with another methods\.ae"):
@@ -265,24 +344,29 @@ def test_a_name_that_means_something_else_now_is_refused(done, disc_folder, tmp_
 
 def test_a_suite_from_before_there_were_further_sets_goes_on_and_one_with_others_is_refused(tmp_path):
     path = tmp_path / "suite.json"
-    begin(path, "discs", read_suite(written(tmp_path)))
+    begin(path, "discs", read_suite(written(tmp_path)), tmp_path / "data")
     old = json.loads(path.read_text())
     del old["datasets"]["discs"]["also"], old["datasets"]["discs"]["painted"]
     for method in old["methods"].values():
         del method["of"], method["seeds"]
     path.write_text(json.dumps(old))
-    begin(path, "discs", read_suite(written(tmp_path)))
+    begin(path, "discs", read_suite(written(tmp_path)), tmp_path / "data")
     other = {"discs": {"path": ".", "also": [{"path": "others"}]}}
     with pytest.raises(ConfigError, match=r"begun with another datasets\.discs"):
-        begin(path, "discs", read_suite(written(tmp_path, datasets=other)))
+        begin(path, "discs", read_suite(written(tmp_path, datasets=other)), tmp_path / "data")
 
 
 def test_a_name_keeps_its_meaning_while_a_suite_does_without_it(tmp_path):
     path = tmp_path / "suite.json"
-    begin(path, "discs", read_suite(written(tmp_path)))
-    begin(path, "discs", read_suite(written(tmp_path, datasets={"other": {"path": "other"}})))
+    begin(path, "discs", read_suite(written(tmp_path)), tmp_path / "data")
+    begin(path, "discs", read_suite(written(tmp_path, datasets={"other": {"path": "other"}})), tmp_path / "data")
     with pytest.raises(ConfigError, match=r"begun with another datasets\.discs"):
-        begin(path, "discs", read_suite(written(tmp_path, datasets={"discs": {"path": ".", "painted": True}})))
+        begin(
+            path,
+            "discs",
+            read_suite(written(tmp_path, datasets={"discs": {"path": ".", "painted": True}})),
+            tmp_path / "data",
+        )
 
 
 @pytest.mark.usefixtures("numbers_only", "in_this_process")

@@ -85,7 +85,7 @@ def value(number: float) -> dict:
 def hits(**classes: tuple[int, int, float]) -> dict:
     """`protocols` of metrics.json from (n, detected, F1) by class; `_` stands for a space or a hyphen in its name."""
     made = {
-        name: {"n": n, "n_detected": found, "recall": value(found / n), "f1": value(f1)}
+        name: {"n": n, "patients": n, "n_detected": found, "recall": value(found / n), "f1": value(f1)}
         for name, (n, found, f1) in classes.items()
     }
     n, found = sum(n for n, _, _ in classes.values()), sum(found for _, found, _ in classes.values())
@@ -108,6 +108,13 @@ def test_findings_that_the_paper_calls_one_are_counted_together(trained):
     assert (ours["total", "n_detected"]["mean"], ours["total", "f1"]["mean"]) == (3, 0.25)
     assert ours["edema", "n_detected"]["ci95"] == [0.15, 0.35], "the interval of metrics.json, of one class"
     assert ("resection", "f1") not in ours
+
+
+def test_findings_of_a_patient_that_are_counted_together_have_no_wilson_interval(trained):
+    protocols = hits(**{"Mass": (3, 2, 0.5), "Extra-axial mass": (1, 0, 0.1)})
+    protocols["ra2024"]["published"]["classes"]["Mass"]["patients"] = 2
+    found = by_column(beside("ra2024 1", published("ra2024 1"), [trained(protocols=protocols)]), "RA")
+    assert (found["mass", "n_detected"]["mean"], found["mass", "n_detected"]["ci95"]) == (2, None)
 
 
 def test_several_trainings_have_their_spread_and_no_interval(trained):
@@ -271,7 +278,7 @@ def test_every_two_methods_are_compared_by_patient_and_corrected_for_all_pairs()
 
     def of(shift: float, runs: int = 2, cases: tuple = cases) -> Scored:
         said = [rng.normal(size=60) + shift * abnormal for _ in range(runs)]
-        return Scored(cases=cases, abnormal=abnormal, runs=said, floor=None, found=None)
+        return Scored(cases=cases, abnormal=abnormal, runs=said, floor=None, same_map=True, found=None)
 
     lines = {"a + own": of(4), "b + own": of(1, runs=1), "c + own": of(0.8)}
     made = differences(list(lines.items()))
@@ -295,7 +302,8 @@ def test_orders_that_never_overlap_have_no_p_but_count_among_the_pairs():
     rng = np.random.default_rng(1)
     runs = {"a": abnormal * 1.0, "b": rng.normal(size=40), "c": -1.0 * abnormal}
     made = differences([
-        (k, Scored(cases=cases, abnormal=abnormal, runs=[v], floor=None, found=None)) for k, v in runs.items()
+        (k, Scored(cases=cases, abnormal=abnormal, runs=[v], floor=None, same_map=True, found=None))
+        for k, v in runs.items()
     ])  # fmt: skip
     assert [pair["p"] is None for pair in made] == [False, True, False]
     assert made[1]["p_holm"] is None
@@ -309,7 +317,9 @@ def test_abnormal_patients_found_are_compared_by_mcnemar_and_corrected_for_all_p
     found = {"a": np.arange(40) < 20, "b": np.arange(40) % 2 == 0, "c": np.arange(40) < 10, "none": None}
 
     def of(found: np.ndarray | None, cases: tuple = cases) -> Scored:
-        return Scored(cases=cases, abnormal=abnormal, runs=[rng.normal(size=40)], floor=None, found=found)
+        return Scored(
+            cases=cases, abnormal=abnormal, runs=[rng.normal(size=40)], floor=None, same_map=True, found=found
+        )
 
     made = differences([(name, of(seen)) for name, seen in found.items()])
     seen = {(pair["first"], pair["second"]): pair["found"] for pair in made}

@@ -19,8 +19,8 @@ from salus.core.errors import ConfigError, LayoutError
 from salus.datasets import open_dataset
 from salus.datasets.protocol import split
 from salus.detectors import DETECTORS, detector_class
-from salus.model import calibrate
 from salus.screening import screen
+from salus.threshold import calibrate
 from salus.training import train
 from salus.training.plan import RANDOM
 
@@ -61,7 +61,7 @@ def test_a_threshold_set_on_test_cases_is_refused(part, model, disc_folder, meas
 
 def test_a_model_that_learned_from_test_cases_is_refused(disc_folder, measured, tmp_path):
     model = learned(disc_folder / "test" / "good", tmp_path / "model")
-    with pytest.raises(LayoutError, match=r"The model learned from 7 of the 16 test cases .* such as test/good/00"):
+    with pytest.raises(LayoutError, match=r"The model learned from 6 of the 16 test cases .* such as test/good/00"):
         measured(model, disc_folder)
 
 
@@ -90,7 +90,7 @@ def test_a_patient_known_to_the_model_from_another_folder_is_refused(part, model
     measured(model, test)  # of people without names
     known = learned(mine, tmp_path / "m")
     assert patient not in (known / "model.json").read_text()
-    what = "threshold was set on" if part == Split.CALIBRATION else "model learned from"
+    what = "model learned from" if part == Split.TRAIN else "threshold was set on"
     said = rf"{what} 2 of the 16 test cases .* such as test/hole/000, patient '{patient}'\."
     with pytest.raises(LayoutError, match=said):
         measured(known, test)
@@ -131,6 +131,42 @@ def test_a_patient_in_train_and_test_is_a_row_with_its_reason(salus, disc_folder
         auroc = {row["data"]: row["auroc"] for row in csv.DictReader(file) if row["seed"]}
     assert auroc["torn"] == ""
     assert 0 <= float(auroc["whole"]) <= 1
+
+
+def test_other_cases_under_the_name_of_a_data_set_are_refused(salus, disc_folder, tmp_path):
+    first, second = (shutil.copytree(disc_folder, tmp_path / name / "discs") for name in ("first", "second"))
+    (second / "test" / "hole" / "000.png").unlink()
+    suite = tmp_path / "suite.yaml"
+    text = {"datasets": {"discs": {"path": "discs"}}, "methods": {"pca": {}}, "seeds": [0]}
+    suite.write_text(yaml.safe_dump(text))
+    run = ("benchmark", suite, "--out", tmp_path / "out", "--data")
+    assert salus(*run, first.parent)[0] == 0
+    before = (tmp_path / "out" / "summary.json").read_bytes()
+    suite.write_text(yaml.safe_dump({**text, "seeds": [0, 1]}))
+    code, _, said = salus(*run, second.parent)
+    assert code == 2
+    assert "was begun with other cases of datasets.discs than" in " ".join(said.split())
+    assert (tmp_path / "out" / "summary.json").read_bytes() == before
+    first.parent.rename(tmp_path / "moved")
+    assert salus(*run, tmp_path / "moved")[0] == 0, "where they lie does not matter"
+
+
+@pytest.mark.parametrize(
+    ("cases", "learned", "said"),
+    [("ab", "xx", "rows tested on 2 different"), ("aa", "xy", "rows that learned from 2 different")],
+)
+def test_rows_of_other_people_are_no_rows_of_one_table(cases, learned, said, tmp_path):
+    rows = []
+    for seed, (case, sha) in enumerate(zip(cases, learned, strict=True)):
+        folder = tmp_path / str(seed)
+        (folder / "results").mkdir(parents=True)
+        (folder / "report").mkdir()
+        (folder / "results" / "run.json").write_text(json.dumps({"card": {"manifest_sha256": sha}}))
+        (folder / "report" / "cases.csv").write_text(f"case_id,patient_id,label\n{case},p,normal\n")
+        rows.append(Row(data="discs", method="ae", score="own", seed=seed, map="ae + a", folder=folder))
+    grouped(rows[:1], "discs")
+    with pytest.raises(LayoutError, match=f"discs: {said} lists of cases"):
+        grouped(rows, "discs")
 
 
 def test_maps_of_different_names_share_no_row():

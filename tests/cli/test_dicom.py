@@ -29,7 +29,7 @@ SLICES = 3
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """Learned from 60 thin volumes of discs in mm, calibrated for one false alarm in five."""
-    from salus.model import calibrate
+    from salus.threshold import calibrate
     from salus.training import train
 
     root = tmp_path_factory.mktemp("healthy")

@@ -110,6 +110,18 @@ def test_normal_is_what_was_called_so_and_has_no_box(root, rows, label):
     assert [case.label for case in of(open_dataset("fastmri", root), HEALTHY_ONE)] == [label]
 
 
+def test_an_artefact_beside_a_finding_is_neither_counted_nor_healthy(root):
+    annotate(root, f"{ILL},2,No,91,132,7,6,Mass")
+    before = of(open_dataset("fastmri", root), ILL)
+    annotate(root, f"{ILL},2,No,5,6,7,8,Possible artifact")
+    annotate(root, f"{ILL},2,No,5,6,0,8,Possible artifact")
+    after = of(open_dataset("fastmri", root), ILL)
+    assert [case.findings for case in after] == [case.findings for case in before]
+    boxes = {case.case_id: [(one.name, one.box) for one in case.uncounted] for case in after}
+    assert boxes[f"{ILL}/02"] == [("Possible artifact", (5, 6, 7, 8))]
+    assert sum(map(len, boxes.values())) == 1 + sum(len(case.uncounted) for case in before)
+
+
 def test_a_box_of_protocol_d8_lies_where_the_annotator_saw_it(root):
     stored = np.zeros((5, 320, 260), dtype=np.float32)  # not square
     stored[2, 182:188, 91:98] = 1

@@ -24,7 +24,8 @@ def card(suite: Suite, rows: Sequence[Row], looks: Mapping[str, int]) -> dict[st
     return {
         "seeds": suite.seeds,
         "intervals": {
-            "type": "95 %, percentile bootstrap by label; Wilson's of a finding's recall, and where a share is 0 or 1",
+            "type": "95 %, percentile bootstrap by label; Wilson's of a recall where no two findings are of a patient, "
+            "and over patients where a share is 0 or 1",
             "unit": "patient",
             "replicates": distinct(row.metrics["replicates"] for row in done),
             "seed": distinct(row.metrics["seed"] for row in done),
@@ -100,7 +101,7 @@ def method_of(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def thresholds(row: Row) -> dict[str, Any]:
-    """What a training's healthy calibration part decided; None where there is no calibration, or too little for it."""
+    """What held-out healthy people decided; None where there is no calibration, or too few for it."""
     calibration = row.run["calibration"] or {}
     return {
         "method": row.method,

@@ -43,7 +43,7 @@ from salus.preprocess import Preparation, resample
 from salus.screening import slices_of
 
 FIDELITY = ("ssim", "lpips", "lpips_ra2024", "mae")  # of restorations of healthy cases
-FORMAT = 1
+FORMAT = 2  # 1 until 2026-11-27: intervals of findings that were all or none hit took findings for patients
 BATCH = 16  # healthy cases that go through LPIPS together
 SMALLEST_LPIPS = 32  # pixels a side; AlexNet's poolings leave nothing of less
 
@@ -102,9 +102,11 @@ def evaluate(results: Path, data: Path, out: Path, *, dataset: str = "folder", s
         "problems": [asdict(problem) for problem in (*paired.problems, *problems, *more_problems, *unlaid)],
         "notes": [*paired.notes, *one_class(paired.judged), *notes, *more_notes, *remarks],
     }
-    write_whole(out / "metrics.json", (json.dumps(metrics, indent=1, allow_nan=False) + "\n").encode())
     write_table(out / "cases.csv", paired, ours, floors)
-    return write_report(out / "report.html", Evaluation(paired=paired, metrics=metrics, ours=ours, floors=floors))
+    report = write_report(out / "report.html", Evaluation(paired=paired, metrics=metrics, ours=ours, floors=floors))
+    # Last: where it is, a suite takes all of them for written.
+    write_whole(out / "metrics.json", (json.dumps(metrics, indent=1, allow_nan=False) + "\n").encode())
+    return report
 
 
 def about(paired: Paired, seed: int) -> dict[str, Any]:

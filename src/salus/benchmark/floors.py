@@ -1,7 +1,7 @@
 """Floors: what the same cases give without any method worth the name.
 
 Mean intensity needs nothing. The PCA residual is fitted here, on the data set's own healthy training cases, and all
-get their threshold from its calibration cases, as a method would. Where a method's map is another than the residual,
+get their threshold from its held-out cases, as a method would. Where a method's map is another than the residual,
 PCA gets that map as well: else a good map would pass for a good restoration.
 """
 
@@ -21,10 +21,11 @@ from salus.datasets.protocol import split
 from salus.detectors import build, detector_class
 from salus.io import read_study, study_sha256
 from salus.metrics import pixel_edges
-from salus.model import Model, calibration_of, detections
+from salus.model import Model, detections
 from salus.preprocess.cache import Prepared, PreparedCache
 from salus.preprocess.preparation import Preparation
 from salus.screening import at_home
+from salus.threshold import HELD_OUT, calibration_of
 from salus.training import fit, make_fabric, with_score
 
 BATCH = 32  # slices that go through a floor together
@@ -45,7 +46,7 @@ def floor_scores(
     Args:
         judged: the cases.
         localised: indices of those whose truth is compared pixel by pixel.
-        dataset: the data set without the patients of the test; its healthy training and calibration cases are used.
+        dataset: the data set without the patients of the test; its healthy cases are used.
         preparation: the method's own, so that the floors see what it sees.
         score: the method's; {} of one that makes its map itself.
 
@@ -89,13 +90,11 @@ def floor_models(
             models[SAME_MAP] = with_score(model, score, parts.only(split=Split.VALIDATION, label=Label.NORMAL))
         except SalusError as error:
             notes = (f"No PCA floor with the method's map: {error}",)
-    calibration = parts.only(split=Split.CALIBRATION, label=Label.NORMAL)
+    held = parts.only(split=HELD_OUT, label=Label.NORMAL)
     try:
-        return {
-            name: one and replace(one, calibration=calibration_of(one, calibration)[0]) for name, one in models.items()
-        }, notes
+        return {name: one and thresholded(one, held) for name, one in models.items()}, notes
     except LayoutError:
-        without = f"The floors have no threshold: none of {len(calibration)} calibration images can be used."
+        without = f"The floors have no threshold: none of {len(held)} held-out images can be used."
         return models, (*notes, without)
 
 
@@ -104,6 +103,12 @@ def floor_model(name: str, preparation: Preparation) -> Model:
     settings = {"size": preparation.size}
     detector = build(name, settings, RESIDUAL).eval()
     return Model(name=name, settings=settings, score=RESIDUAL, detector=detector, preparation=preparation)
+
+
+def thresholded(model: Model, held: Dataset) -> Model:
+    """A floor with its threshold, of all that are held out, or of those by whom its score was not fitted."""
+    own = held.only(split=Split.CALIBRATION) if model.detector.fitted else held
+    return replace(model, calibration=calibration_of(model, own)[0])
 
 
 def floor_scored(

@@ -290,14 +290,17 @@ def by_finding(pixels: Sequence[tuple[int, CasePixels]], group: Group) -> dict[s
     if not hits:
         return {"n_findings": None, "hit_rate": None, "f1_ra2024": None, "n_detected": None}
     weights = group.weights[:, [k for k, _, _ in hits]]
+    patients = patients_in(weights)
     hit = np.array([float(hit) for _, hit, _ in hits])
     detected = np.array([float(ra2024.hit) for _, _, ra2024 in hits])
     f1 = np.array([ra2024.f1 for _, _, ra2024 in hits])
     return {
         "n_findings": len(hits),
-        "hit_rate": entry(float(hit.mean()), weighted_mean(hit, weights), all_or_none=len(hits)),
-        "f1_ra2024": entry(float(f1.mean()), weighted_mean(f1, weights)),
-        "n_detected": entry(float(detected.sum()), weighted_mean(detected, weights) * len(hits)),
+        "hit_rate": entry(float(hit.mean()), weighted_mean(hit, weights), all_or_none=patients),
+        "f1_ra2024": entry(float(f1.mean()), weighted_mean(f1, weights), all_or_none=patients),
+        "n_detected": entry(
+            float(detected.mean()), weighted_mean(detected, weights), all_or_none=patients, of=len(hits)
+        ),
     }
 
 
@@ -306,7 +309,7 @@ def share_flagged(method: Scored, members: NDArray[np.intp], weights: NDArray[np
     if method.threshold is None or not len(members):
         return None
     flagged = (method.score[members] > method.threshold).astype(np.float64)
-    share = entry(float(flagged.mean()), weighted_mean(flagged, weights), all_or_none=len(members))
+    share = entry(float(flagged.mean()), weighted_mean(flagged, weights), all_or_none=patients_in(weights))
     return share and {**share, "n": [int(flagged.sum()), len(members)]}
 
 
@@ -318,12 +321,20 @@ def mean_of(values: Floats, patients: Sequence[str], seed: int) -> Entry:
     return entry(float(np.nanmean(values)), weighted_mean(values, weights))
 
 
-def entry(value: float, replicates: NDArray[np.floating], *, all_or_none: int = 0) -> Entry:
-    """A value and its 95 % interval. A share of `all_or_none` trials gets Wilson's where every draw is 0 or 1."""
+def patients_in(weights: NDArray[np.int32]) -> int:
+    """How many patients the columns of (replicates, k) draws belong to: one patient's columns are equal."""
+    return len({column.tobytes() for column in np.ascontiguousarray(weights.T)})
+
+
+def entry(value: float, replicates: NDArray[np.floating], *, all_or_none: int = 0, of: int = 1) -> Entry:
+    """A value and its 95 % interval, both times `of`.
+
+    What is 0 or 1 in every draw has no spread to draw from: a mean over `all_or_none` patients gets Wilson's interval.
+    """
     lower, upper = interval(replicates)
     if all_or_none and value in (0.0, 1.0):
         lower, upper = wilson(round(value * all_or_none), all_or_none)
-    return {"value": rounded(value), "ci95": [rounded(lower), rounded(upper)]}
+    return {"value": rounded(value * of), "ci95": [rounded(lower * of), rounded(upper * of)]}
 
 
 def rounded(value: float) -> float:

@@ -20,13 +20,17 @@ from salus.core.errors import ImageError, LayoutError, SalusError
 from salus.datasets import open_dataset
 from salus.io import read_image, read_study, study_sha256
 from salus.io.results import read_results
-from salus.model import marks
 from salus.preprocess.geometry import resample
 from salus.preprocess.preparation import Preparation
+from salus.threshold import marks
 
 Mask = NDArray[np.bool_]
 
-KNOWN = {"learned_from": "The model learned from", "calibrated_on": "The model's threshold was set on"}  # by the card
+KNOWN = {  # by the card
+    "learned_from": "The model learned from",
+    "fitted_on": "The model's score was fitted on",
+    "calibrated_on": "The model's threshold was set on",
+}
 KEPT = 1 << 28  # bytes of maps that stay in memory; the rest is read again when asked for
 ABSOLUTE = re.compile(r"(?<![\w.])(?:[A-Za-z]:[\\/]|/)(?:[^\s/\\:'\"]+[\\/])+([^\s/\\:'\"]+)")
 

@@ -28,7 +28,7 @@ from salus.datasets import open_dataset
 from salus.io import read_study, study_sha256
 from salus.io.files import make_folder, write_whole
 from salus.metrics import auroc, is_hit, resample, weighted_mean, wilson
-from salus.model import Model, case_score, detections, marks, model_id, versions
+from salus.model import Model, case_score, detections, model_id, versions
 from salus.preprocess.lesions import (
     PLACES,
     Floats,
@@ -42,6 +42,7 @@ from salus.preprocess.lesions import (
     intensity_range,
 )
 from salus.screening import slices_of
+from salus.threshold import known_to, marks
 
 FORMAT = 1
 SIZES = (1 / 32, 3 / 64, 1 / 16, 3 / 32, 1 / 8, 3 / 16, 1 / 4)  # diameter, of the grid's side
@@ -189,7 +190,7 @@ def unseen(
     Whoever the model learned from, by a file or by the patient's id, is not among them. Two models of the same data
     share the order.
     """
-    known = set(model.card.get("learned_from", ()))
+    known = known_to(model.card) or set()
     of_patient: dict[str, list[tuple[Case, str]]] = {}
     unread = []
     for case in dataset.only(label=Label.NORMAL):

@@ -2,9 +2,9 @@
 
 As in the papers a finding is one sample, and all is measured on the grid that the network saw: the map that came home
 with the result is brought back there, boxes and masks are laid on it pixel by pixel, and known healthy is what lies
-above the picture's minimum and two pixels off every finding. Pictures only: the papers know no volumes, and the slices
-of a volume would be other samples than theirs. One map is held at a time, but for the protocol that sorts all pixels;
-it gets no more than `MOST_PIXELS`.
+above the picture's minimum and two pixels off every finding and artefact. Pictures only: the papers know no volumes,
+and the slices of a volume would be other samples than theirs. One map is held at a time, but for the protocol that
+sorts all pixels; it gets no more than `MOST_PIXELS`.
 """
 
 import math
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from salus.benchmark.measures import Entry, Floats, entry, rounded
+from salus.benchmark.measures import Entry, Floats, entry, patients_in, rounded
 from salus.benchmark.pairing import Judged, Maps, Paired, Problem, bare, truth
 from salus.core import Finding, Image
 from salus.core.errors import ImageError, SalusError
@@ -61,12 +61,14 @@ MIN_AREA = 5  # pixels of a false region: the smallest box that the RA tables co
 class OnGrid:
     """A picture's map and truth as the network saw them, (size, size) each; of no findings where it is healthy.
 
-    `lesion` holds the masks of all findings as nearest pixels, None where one of them has no mask.
+    `uncounted` is neither a finding nor healthy; `lesion` holds the masks of all findings as nearest pixels, None where
+    one of them has no mask.
     """
 
     anomaly: NDArray[np.float32]
     findings: tuple[tuple[str, Mask], ...]
     healthy: Mask
+    uncounted: Mask
     lesion: Mask | None
 
 
@@ -99,7 +101,7 @@ class Seen:
     Attributes:
         case: index of the case.
         samples: its findings.
-        false: regions that touch no finding.
+        false: regions that touch no finding and nothing uncounted.
         pointing: share of its highest pixels that lie in a finding; nan where it is healthy.
         froc: its part of the curve.
     """
@@ -208,6 +210,8 @@ def on_grid(one: Judged, anomaly: NDArray[np.float32], preparation: Preparation)
     found = truth(one, anomaly.shape)
     findings = tuple((finding.name, laid(finding, inside, source, prepared)) for finding, inside in found)
     foreground = prepared.array > prepared.array.min()
+    aside = replace(one, case=replace(one.case, findings=one.case.uncounted))
+    uncounted = [laid(region, inside, source, prepared) for region, inside in truth(aside, anomaly.shape)]
     lesion = None
     if all(finding.mask is not None for finding, _ in found):
         together = np.any([np.zeros(anomaly.shape, dtype=bool), *(inside for _, inside in found)], axis=0)
@@ -215,7 +219,8 @@ def on_grid(one: Judged, anomaly: NDArray[np.float32], preparation: Preparation)
     return OnGrid(
         anomaly=resample(replace(source, array=anomaly), like=prepared).array,
         findings=findings,
-        healthy=known_healthy(foreground, [inside for _, inside in findings]),
+        healthy=known_healthy(foreground, [*(inside for _, inside in findings), *uncounted]),
+        uncounted=np.any([np.zeros(foreground.shape, dtype=bool), *uncounted], axis=0),
         lesion=lesion,
     )
 
@@ -276,7 +281,9 @@ def seen_in(picture: OnGrid, case: int, thresholds: Mapping[str, float | None]) 
     return Seen(
         case=case,
         samples=tuple(samples),
-        false=np.nan if calibrated is None else false_regions([a], [together], calibrated, min_area=MIN_AREA),
+        false=np.nan
+        if calibrated is None
+        else false_regions([a], [together | picture.uncounted], calibrated, min_area=MIN_AREA),
         pointing=pointing_game([a], [together]) if masks else np.nan,
         froc=None if calibrated is None else froc_scores(a, masks, calibrated),
     )
@@ -301,23 +308,26 @@ def by_class(samples: Sequence[tuple[int, str, BoxHit]], weights: Weights) -> di
         for name in sorted({name for _, name, _ in samples})
     }
     detected = np.array([hit.hit for _, _, hit in samples])
+    patients = {name: patients_in(weights[:, case[own]]) for name, own in members.items()}
+    together = patients_in(weights[:, case])
     classes: dict[str, dict[str, Any]] = {
-        name: {"n": len(own), "n_detected": int(detected[own].sum())} for name, own in members.items()
+        name: {"n": len(own), "patients": patients[name], "n_detected": int(detected[own].sum())}
+        for name, own in members.items()
     }
-    micro: dict[str, Any] = {"n": len(samples), "n_detected": int(detected.sum())}
+    micro: dict[str, Any] = {"n": len(samples), "patients": together, "n_detected": int(detected.sum())}
     macro: dict[str, Any] = {}
     for measure in MEASURES:
         values = np.array([float(getattr(hit, measure)) for _, _, hit in samples])
         means = class_averages({name: values[own].tolist() for name, own in members.items()})
         drawn = {name: weighted_mean(values[own], weights[:, case[own]]) for name, own in members.items()}
         for name in members:
-            classes[name][measure] = entry(means.mean[name], drawn[name])
+            classes[name][measure] = entry(means.mean[name], drawn[name], all_or_none=patients[name])
         of_classes = np.ma.masked_invalid(list(drawn.values())).mean(axis=0).filled(np.nan)
-        trials = len(samples) if measure == "recall" else 0
-        micro[measure] = entry(means.micro, weighted_mean(values, weights[:, case]), all_or_none=trials)
-        macro[measure] = entry(means.macro, of_classes, all_or_none=trials)
+        micro[measure] = entry(means.micro, weighted_mean(values, weights[:, case]), all_or_none=together)
+        macro[measure] = entry(means.macro, of_classes, all_or_none=together)
     for own in classes.values():
-        own["recall"]["ci95"] = [rounded(end) for end in wilson(own["n_detected"], own["n"])]
+        if own["patients"] == own["n"]:  # no finding is another's neighbour
+            own["recall"]["ci95"] = [rounded(end) for end in wilson(own["n_detected"], own["n"])]
     return {"classes": classes, "micro": micro, "macro": macro}
 
 
@@ -329,14 +339,15 @@ def sound(seen: Sequence[Seen], weights: Weights) -> dict[str, Any]:
     ill = [picture for picture in seen if picture.samples]
     well = [picture for picture in seen if not picture.samples]
     parts = [picture.froc for picture in seen if picture.froc is not None]
+    of_ill = weights[:, [picture.case for picture in ill]]
     return {
-        "hit_rate": mean(hit, of_samples, all_or_none=len(samples)),
+        "hit_rate": mean(hit, of_samples, all_or_none=patients_in(of_samples)),
         "chance_corrected_hit_rate": beyond_chance(hit, chance, of_samples),
         "min_area": MIN_AREA,
         "false_regions_healthy": mean(np.array([p.false for p in well]), weights[:, [p.case for p in well]]),
-        "false_regions_abnormal": mean(np.array([p.false for p in ill]), weights[:, [p.case for p in ill]]),
+        "false_regions_abnormal": mean(np.array([p.false for p in ill]), of_ill),
         "froc": dict(zip(map(str, FROC_RATES), map(rounded, froc_of(parts)), strict=True)) if parts else None,
-        "pointing_game": mean(np.array([p.pointing for p in ill]), weights[:, [p.case for p in ill]]),
+        "pointing_game": mean(np.array([p.pointing for p in ill]), of_ill, all_or_none=patients_in(of_ill)),
         "mass_ratio": mean(np.array([s.mass for s in samples]), of_samples),
     }
 
@@ -354,10 +365,11 @@ def hit_curve(samples: Sequence[Sample], thresholds: Sequence[float] | None, wei
     limits, own_weights = np.array([s.limit for s in samples]), weights[:, [s.case for s in samples]]
     hits = np.less.outer(thresholds, limits).astype(np.float64)
     areas = np.array([rounded(hit_rate_area(own)) for own in hits.T])  # all hit is 1, not 0.9999999
-    points = (mean(own, own_weights, all_or_none=len(own)) for own in hits)
+    patients = patients_in(own_weights)
+    points = (mean(own, own_weights, all_or_none=patients) for own in hits)
     return {
         "hit_rate_curve": {f"{share:g}": point for share, point in zip(FALSE_ALARMS, points, strict=True)},
-        "hit_rate_area": mean(areas, own_weights, all_or_none=len(areas)),
+        "hit_rate_area": mean(areas, own_weights, all_or_none=patients),
     }
 
 
@@ -377,6 +389,7 @@ def beyond_chance(hit: Floats, chance: Floats, weights: Weights) -> Entry:
     replicates = 1 - (1 - weighted_mean(hit, weights)) / np.where(left > 0, left, np.nan)
     made = entry(1 - (1 - rate) / (1 - by_chance), replicates)
     if made and rate in (0.0, 1.0):  # no draw differs: Wilson's interval of the rate, corrected the same way
-        ends = wilson(int(hit.sum()), len(hit))
+        patients = patients_in(weights)
+        ends = wilson(round(rate * patients), patients)
         made["ci95"] = [rounded(1 - (1 - end) / (1 - by_chance)) for end in ends]
     return made and {**made, "chance": rounded(by_chance)}

@@ -1,7 +1,8 @@
 """Numbers as the papers print them, with the intervals that their counts allow: to stand beside ours, never among ours.
 
 `published.csv`, one row a number: `ra2024` is arXiv:2401.10637, tables 1, 2, 3; `cai2024` is arXiv:2403.09303, tables 1
-and 2. Shares are in percent as printed, `n_detected` is a count. `n` counts findings, or abnormal/normal images.
+and 2. `value` is as printed, digit for digit: shares in percent, `n_detected` a count. `n` counts findings, or
+abnormal/normal images; those of `cai2024` are of the data's release (`salus datasets medianomaly`).
 """
 
 import csv
@@ -13,7 +14,10 @@ from salus.core.errors import ConfigError, did_you_mean
 from salus.metrics import hanley_mcneil, wilson
 
 PAPERS = {"ra2024": "Bercea et al., arXiv:2401.10637", "cai2024": "Cai et al., arXiv:2403.09303"}
-DECIMALS = {"ra2024": 2, "cai2024": 1}  # of a printed share in percent
+STAR = {  # what a star behind a value says
+    "ra2024": "nearly the identity; copying the input gives perfect SSIM and LPIPS on healthy images, so these two say "
+    "nothing alone"
+}
 TOTAL = "total"  # over all findings of a table, each counting the same
 METHODS: Mapping[str, tuple[str, Mapping[str, int]]] = {  # theirs: our detector, and a setting that their name tells
     **{name: (name.lower(), {}) for name in ("DAE", "MKD", "LTM", "VAE", "MAE", "SI-VAE", "DDPM", "RA")},
@@ -58,9 +62,11 @@ class Number:
 
     Attributes:
         of: finding, disease or data set, as the paper calls it; "total" of a table, "healthy" of its healthy images.
-        n: findings, or (abnormal, normal) images; () where the paper does not say.
+        n: findings, or (abnormal, normal) images; () where they are not known.
         measure: as metrics.json calls it; `f1` and `recall` are of the protocol ra2024.
         value: a share, or the count `n_detected`.
+        printed: as the paper prints it, shares in percent, with its star.
+        note: what that star says; "" without one.
     """
 
     method: str
@@ -68,12 +74,15 @@ class Number:
     n: tuple[int, ...]
     measure: str
     value: float
+    printed: str
+    note: str
 
     @property
     def ci95(self) -> tuple[float, float] | None:
         """Of a share of findings Wilson's, of an AUROC Hanley and McNeil's; None for the rest.
 
-        Findings are taken as independent, which several of one head are not, and nothing is known of trainings.
+        Findings and images are taken as independent, which several of one head are not, and nothing is known of
+        trainings: a mean over them, as in `cai2024`, counts as one.
         """
         if self.measure in ("n_detected", "recall"):
             count = self.value if self.measure == "n_detected" else self.value * self.n[0]
@@ -104,7 +113,9 @@ def published(name: str) -> list[Number]:
             of=row["of"],
             n=tuple(int(count) for count in row["n"].split("/") if count),
             measure=row["measure"],
-            value=float(row["value"]) if row["measure"] == "n_detected" else round(float(row["value"]) / 100, 6),
+            value=round(float(row["value"].rstrip("*")) / (1 if row["measure"] == "n_detected" else 100), 6),
+            printed=row["value"],
+            note=STAR[row["paper"]] if row["value"].endswith("*") else "",
         )
         for row in rows
         if f"{row['paper']} {row['table']}" == name

@@ -8,6 +8,7 @@ OUT/ledger.csv      looks at test labels, see `salus.benchmark.ledger`
 OUT/report.html     one file for people
 """
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -18,12 +19,15 @@ from pathlib import Path
 
 from salus.benchmark import cells
 from salus.benchmark.cells import ENDED, Work, draw
-from salus.benchmark.suite import Cell, Suite, read_suite
+from salus.benchmark.evaluate import FORMAT
+from salus.benchmark.suite import Cell, Data, Suite, read_suite
 from salus.benchmark.tables import write_tables
-from salus.core.errors import ConfigError, did_you_mean
+from salus.core.errors import ConfigError, SalusError, did_you_mean
 from salus.core.machine import memory, processors
+from salus.datasets import open_dataset
 from salus.engines import local, ray
 from salus.io.files import make_folder, write_whole
+from salus.model import versions
 from salus.training.tracking import is_uri, tracker
 
 MEMORY = 4 * 2**30  # bytes that a cell may take, so that by default as many run as there is room for
@@ -74,9 +78,9 @@ def benchmark(
         workers = max(1, int(min(cores, len(chosen.cells), memory() / MEMORY)))
     elif workers < 1:
         raise ConfigError(f"need at least one worker, got {workers}.")
-    begin(make_folder(out) / "suite.json", suite.stem, chosen)
-    tracker(track, "", out)  # refused before anything is trained
     root = (data or suite.parent).absolute()
+    begin(make_folder(out) / "suite.json", suite.stem, chosen, root)
+    tracker(track, "", out)  # refused before anything is trained
     draw(chosen, out, root)
     for cell in chosen.cells:
         if not all((out / member.place / "model/model.json").is_file() for member, _ in chosen.members(cell)):
@@ -100,13 +104,17 @@ def benchmark(
     return write_tables(chosen, suite.stem, out, root)
 
 
-def begin(path: Path, name: str, suite: Suite) -> None:
+def begin(path: Path, name: str, suite: Suite, root: Path) -> None:
     """Write what is compared. More methods, data sets, scores and seeds may come to those that are there.
 
+    Args:
+        root: folder of the data sets.
+
     Raises:
-        ConfigError: a name that was there means something else now.
+        ConfigError: a name that was there means something else now, or a data set holds other cases.
     """
     mine = json.loads(json.dumps({"name": name, **asdict(suite)}))
+    mine["cases"] = {name: listed(one, root) for name, one in suite.datasets.items() if not one.made}
     there = json.loads(path.read_bytes()) if path.is_file() else mine
     for data in there["datasets"].values():
         data.setdefault("also", [])  # older suites know of no further sets, and of no lesions
@@ -121,7 +129,27 @@ def begin(path: Path, name: str, suite: Suite) -> None:
                     f"{path.parent} was begun with another {group}.{entry}. Give it another name or use another --out."
                 )
         mine[group] = there[group] | mine[group]  # what it no longer names keeps its meaning
+    known = there.get("cases", {})
+    for entry in sorted(mine["cases"].keys() & known):
+        if mine["cases"][entry] and known[entry] and mine["cases"][entry] != known[entry]:
+            raise ConfigError(
+                f"{path.parent} was begun with other cases of datasets.{entry} than {root} holds now: rows of two "
+                "tests would be one. Bring them back or use another --out."
+            )
+    mine["cases"] = known | {entry: found for entry, found in mine["cases"].items() if found}
     write_whole(path, (json.dumps(mine, indent=1) + "\n").encode())
+
+
+def listed(data: Data, root: Path) -> str:
+    """SHA-256 over case, patient, label and part of all cases; empty where they cannot be read: cells say why."""
+    lines = []
+    for reader, path in [(data.reader, data.path), *((one.reader, one.path) for one in data.also)]:
+        try:
+            cases = open_dataset(reader, root / path)
+        except SalusError:
+            return ""
+        lines += [f"{case.case_id}\t{case.patient_id}\t{case.label}\t{case.split}" for case in cases]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def failed(out: Path, suite: Suite, cell: Cell) -> dict[str, str]:
@@ -130,9 +158,14 @@ def failed(out: Path, suite: Suite, cell: Cell) -> dict[str, str]:
         there = json.loads((out / cell.place / ENDED).read_bytes())
     except FileNotFoundError:
         return dict.fromkeys(suite.scores_of(cell.method), "not done")
-    missing = [
-        score
-        for score in suite.scores_of(cell.method)
-        if not (out / cell.place / score / "report" / "metrics.json").is_file()
-    ]
+    missing = [score for score in suite.scores_of(cell.method) if not evaluated(out / cell.place / score)]
     return {**dict.fromkeys(missing, "not done"), **there["failed"]}
+
+
+def evaluated(place: Path) -> bool:
+    """Whether a score was judged by this version of Salus: another one knows other measures, and evaluates anew."""
+    try:
+        metrics = json.loads((place / "report" / "metrics.json").read_bytes())
+    except FileNotFoundError:
+        return False
+    return (metrics["format"], metrics["versions"]["salus"]) == (FORMAT, versions()["salus"])

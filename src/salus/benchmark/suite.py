@@ -31,14 +31,16 @@ from pydantic.dataclasses import dataclass
 from salus.benchmark.published import published
 from salus.core.errors import ConfigError, WeightsError, complaint, did_you_mean
 from salus.datasets import DATASETS
-from salus.datasets.phantom import write_phantom
+from salus.datasets.phantom import check_phantom, write_phantom
 from salus.detectors import ENSEMBLE, Restorer, detector_class
+from salus.preprocess.preparation import Preparation
 from salus.scores import build_score
-from salus.training.plan import at_random, resolved, score_of
+from salus.training.plan import at_random, checked, resolved, score_of
 
 OWN = "own"  # the score of a method's preset
 YAML = {"tuple_type": "Needs a list", "dataclass_type": "Needs settings", "dict_type": "Needs settings"}
-DRAWN = inspect.signature(write_phantom).parameters.keys() - {"root"}
+DRAWN = {key: one.default for key, one in inspect.signature(write_phantom).parameters.items() if key != "root"}
+SEEDS = 2**63  # a seed is below: a whole number of 64 bits with a sign
 
 Score = Mapping[str, Any]  # `name` and the score's settings
 
@@ -175,6 +177,19 @@ def called(score: str | Score) -> str:
     return "-".join([str(score["name"]), *settings])
 
 
+class Loader(yaml.SafeLoader):
+    """As safe, but a key that is there twice is refused: the first would vanish."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        keys: list[tuple[str, Any]] = []
+        for key, _ in node.value:
+            if (key.tag, key.value) in keys:
+                raise yaml.YAMLError(f"line {key.start_mark.line + 1}: '{key.value}' is there twice; keep one of them")
+            keys.append((key.tag, key.value))
+        return node
+
+
 def read_suite(path: Path, preset: str | None = None) -> Suite:
     """The suite in a YAML file, with every name and setting in it checked.
 
@@ -185,7 +200,7 @@ def read_suite(path: Path, preset: str | None = None) -> Suite:
         ConfigError: it cannot be read, or something in it does not exist or does not fit; the message says where.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = Loader(path.read_text(encoding="utf-8")).get_single_data()
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(content, dict):
@@ -195,6 +210,9 @@ def read_suite(path: Path, preset: str | None = None) -> Suite:
             content[group] = {name: {} if entry is None else entry for name, entry in content[group].items()}
     try:
         suite = TypeAdapter(Suite).validate_python(content)
+        for name, method in suite.methods.items():
+            if not method.of and "of" in content["methods"][name]:
+                raise ConfigError(f"methods.{name}.of is empty; an ensemble has two members or more.")
         if preset is not None:
             methods = {
                 name: method if method.of else replace(method, preset=preset) for name, method in suite.methods.items()
@@ -214,29 +232,19 @@ def check(suite: Suite) -> None:
     Raises:
         ConfigError: see its message.
     """
-    for group, entries in (("datasets", suite.datasets), ("methods", suite.methods), ("seeds", suite.seeds)):
-        if not entries:
+    for group in ("datasets", "methods", "scores", "seeds"):
+        if not getattr(suite, group):
             raise ConfigError(f"{group} is empty; name at least one.")
     for name in (*suite.datasets, *suite.methods):
         if PurePath(name).name != name or name.startswith("."):
             raise ConfigError(f"'{name}' becomes the name of a folder: use letters, digits, '-' and '_'.")
-    if repeated := sorted({seed for seed in suite.seeds if suite.seeds.count(seed) > 1}):
-        raise ConfigError(f"seeds names {repeated[0]} twice.")
+    if wrong := [seed for seed in suite.seeds if not 0 <= seed < SEEDS]:
+        raise ConfigError(f"seeds: a seed is a whole number from 0 to {SEEDS - 1}, got {wrong[0]}.")
+    for group, named in (("seeds", [str(seed) for seed in suite.seeds]), ("published", suite.published)):
+        if repeated := sorted({one for one in named if named.count(one) > 1}):
+            raise ConfigError(f"{group} names {repeated[0]} twice.")
     for name, data in suite.datasets.items():
-        for place, reader in ((name, data.reader), *((f"{name}.also", one.reader) for one in data.also)):
-            if reader not in DATASETS:
-                raise ConfigError(f"datasets.{place}: there is no reader '{reader}'.{did_you_mean(reader, DATASETS)}")
-        if not all(one.path for one in data.also):
-            raise ConfigError(f"datasets.{name}.also needs a path below --data.")
-        for key in data.phantom or {}:
-            if key not in DRAWN:
-                raise ConfigError(f"datasets.{name}.phantom: there is no setting '{key}'.{did_you_mean(key, DRAWN)}")
-        if (data.phantom is None) == (data.path == ""):
-            raise ConfigError(f"datasets.{name} needs a path below --data, or settings of a phantom.")
-        if data.phantom is not None and data.painted:
-            raise ConfigError(f"datasets.{name}: a phantom has findings of its own; leave painted out.")
-        if data.also and data.painted:
-            raise ConfigError(f"datasets.{name}: a painted test knows the people of one data set; leave also out.")
+        check_data(name, data)
     untrained: set[str] = set()
     ensembles = [name for name, method in suite.methods.items() if method.of]
     for name, method in suite.methods.items():
@@ -265,6 +273,47 @@ def check(suite: Suite) -> None:
         )
     for table in suite.published:
         published(table)
+
+
+def check_data(name: str, data: Data) -> None:
+    """Whether a data set can be read or drawn, and prepared, by what is said of it.
+
+    Raises:
+        ConfigError: see its message.
+    """
+    for place, reader in ((name, data.reader), *((f"{name}.also", one.reader) for one in data.also)):
+        if reader not in DATASETS:
+            raise ConfigError(f"datasets.{place}: there is no reader '{reader}'.{did_you_mean(reader, DATASETS)}")
+    if not all(one.path for one in data.also):
+        raise ConfigError(f"datasets.{name}.also needs a path below --data.")
+    if (data.phantom is None) == (data.path == ""):
+        raise ConfigError(f"datasets.{name} needs a path below --data, or settings of a phantom.")
+    if data.phantom is not None and data.painted:
+        raise ConfigError(f"datasets.{name}: a phantom has findings of its own; leave painted out.")
+    if data.also and data.painted:
+        raise ConfigError(f"datasets.{name}: a painted test knows the people of one data set; leave also out.")
+    if data.phantom is not None:
+        check_drawn(f"datasets.{name}.phantom", data.phantom)
+    if "size" in data.prepare:
+        raise ConfigError(f"datasets.{name}.prepare: size is a setting of each method; set it there.")
+    checked(Preparation, f"datasets.{name}.prepare", data.prepare)
+
+
+def check_drawn(place: str, settings: Mapping[str, int | float]) -> None:
+    """Whether `write_phantom` would draw it.
+
+    Raises:
+        ConfigError: see its message.
+    """
+    for key, value in settings.items():
+        if key not in DRAWN:
+            raise ConfigError(f"{place}: there is no setting '{key}'.{did_you_mean(key, DRAWN)}")
+        if isinstance(DRAWN[key], int) and not isinstance(value, int):
+            raise ConfigError(f"{place}: {key} is a whole number, got {value}.")
+    try:
+        check_phantom(**{**DRAWN, **settings})
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error}") from error
 
 
 def check_members(suite: Suite, name: str) -> None:
@@ -313,6 +362,9 @@ def complaint_at(error: ValidationError) -> str:
     """The first complaint, with the whole place of it: 'methods.ra.preste: ...'."""
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
+    if place.endswith(".literal['own']"):
+        place = place.removesuffix(".literal['own']")
+        return f"{place}: Needs own, or a score with its settings such as {{name: residual}}, got {first['input']!r}"
     if first["type"] == "unexpected_keyword_argument":
         return f"there is no setting '{place}'"
     # In words of the file rather than of Python.

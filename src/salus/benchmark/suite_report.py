@@ -8,7 +8,7 @@ from typing import Any
 
 from salus.benchmark import figures
 from salus.benchmark.gallery import Gallery
-from salus.benchmark.published import DECIMALS, PAPERS
+from salus.benchmark.published import PAPERS
 from salus.benchmark.report import OF_CASES, OF_PIXELS, present, template, told
 from salus.benchmark.rows import name_of
 from salus.benchmark.suite import OWN
@@ -27,7 +27,7 @@ NAMED = {
 SWEPT = (("auroc", "AUROC"), ("auprc", "AUPRC"), ("pixel_ap", "Pixel AP"))
 PIXELS = (
     "All of an image count in thresholds and pixel metrics. For box hits, known healthy is what lies above the "
-    "picture's minimum and two pixels off every finding."
+    "picture's minimum and two pixels off every finding and artefact."
 )
 RESTORATION = (("ssim", "SSIM", "of healthy"), ("lpips", "LPIPS", "lower is closer"))
 
@@ -92,7 +92,6 @@ def printed(name: str, numbers: Sequence[Mapping[str, Any]], ours: Sequence[Mapp
         row["cells"].setdefault((number["of"], number["measure"]), number)
     return {
         "title": f"Table {table} of {PAPERS[paper]}",
-        "decimals": DECIMALS[paper],
         "columns": columns,
         "groups": [(of, list(same)) for of, same in groupby(columns, key=itemgetter(0))],
         "rows": rows,

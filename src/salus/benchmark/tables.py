@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from salus.benchmark.beside import beside
-from salus.benchmark.card import card
+from salus.benchmark.card import card, listed
 from salus.benchmark.differences import differences
-from salus.benchmark.floors import SAME_MAP
+from salus.benchmark.floors import RESIDUAL, SAME_MAP
 from salus.benchmark.ledger import ledger, looks
 from salus.benchmark.measures import DIGITS, REPLICATES
 from salus.benchmark.published import Number, published
@@ -53,7 +53,7 @@ def write_tables(suite: Suite, name: str, out: Path, data: Path | None = None) -
         data: folder of the suite's data sets, for pictures of their cases; None shows those of drawn ones alone.
 
     Raises:
-        LayoutError: rows that are one by the suite's names were made with different maps.
+        LayoutError: rows that are one by the suite's names were made with different maps, or of different cases.
     """
     from salus.benchmark.gallery import gallery
     from salus.benchmark.suite_report import write_suite_report
@@ -126,12 +126,19 @@ def grouped(rows: Sequence[Row], data: str) -> list[list[Row]]:
     """Rows of a data set that differ in their seed alone.
 
     Raises:
-        LayoutError: they were made with different maps.
+        LayoutError: they were made with different maps, or learned from or tested on other cases than the others.
     """
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         if row.data == data:
             groups.setdefault((row.method, row.score), []).append(row)
+    trained = [row for group in groups.values() for row in group if row.folder is not None]
+    for what, found in (
+        ("tested on", {listed(row.cases) for row in trained}),
+        ("that learned from", {row.run["card"].get("manifest_sha256") for row in trained}),
+    ):
+        if len(found) > 1:
+            raise LayoutError(f"{data}: rows {what} {len(found)} different lists of cases. Use another --out.")
     for (method, score), group in groups.items():
         if len(maps := sorted({row.map for row in group if not row.reason})) > 1:
             raise LayoutError(f"{data}, {method}, {score}: one row of {' and '.join(maps)}. Use another --out.")
@@ -173,7 +180,10 @@ def spread(name: str, rows: Sequence[Row], scored: "Scored | None") -> dict[str,
 
 
 def over_floor(scored: "Scored") -> dict[str, Any] | None:
-    """AUROC, mean over trainings, less that of PCA with the same map on the same cases, paired; None without either."""
+    """AUROC, mean over trainings, less that of PCA on the same cases, paired; None without either.
+
+    With the same map, or, where a method makes its own (`same_map` false), with PCA's residual.
+    """
     if scored.floor is None or scored.abnormal.all() or not scored.abnormal.any():
         return None
 
@@ -181,7 +191,7 @@ def over_floor(scored: "Scored") -> dict[str, Any] | None:
         return np.asarray(np.mean([weighted_auroc(scored.abnormal, run, weights) for run in runs], axis=0))
 
     value, ends = paired_difference(mean, scored.runs, [scored.floor], scored.weights)
-    return {"value": round(value, DIGITS), "ci95": [round(end, DIGITS) for end in ends]}
+    return {"value": round(value, DIGITS), "ci95": [round(end, DIGITS) for end in ends], "same_map": scored.same_map}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,6 +202,7 @@ class Scored:
         cases: (n,) name and patient of each.
         abnormal: (n,) truth.
         runs: (n,) scores of each training; `floor` those of the PCA floor, None where it is not there.
+        same_map: whether that floor has the method's own map.
         found: (n,) whether more than half of the trainings flag it; None where any of them gives no verdict.
     """
 
@@ -199,6 +210,7 @@ class Scored:
     abnormal: NDArray[np.bool_]
     runs: list[Floats]
     floor: Floats | None
+    same_map: bool
     found: NDArray[np.bool_] | None
 
     @property
@@ -227,6 +239,7 @@ class Scored:
             abnormal=abnormal,
             runs=[np.array([float(row["score"]) for row in rows]) for rows in read],
             floor=np.array([float(row[floor]) for row in first]) if all(row.get(floor) for row in first) else None,
+            same_map=floor == SAME_MAP or trainings[0].run.get("score") == RESIDUAL,
             found=None if Verdict.CANNOT_JUDGE in verdicts else (verdicts == Verdict.ABNORMAL).mean(axis=0) > 0.5,
         )
 

@@ -21,7 +21,7 @@ def calibrate(
     salus calibrate models/ra --data our-healthy/ --false-alarms 0.02
     """
     from salus.metrics import flagged_share
-    from salus.model import calibrate as run
+    from salus.threshold import calibrate as run
 
     with bar("calibrating"):
         done, left_out = run(model, data, dataset=dataset, false_alarms=false_alarms, device=device)

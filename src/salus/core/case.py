@@ -79,6 +79,7 @@ class Case:
         patient_id: all cases of one patient share it; splits and intervals go by it.
         images: one picture or volume; several where a volume is stored slice by slice.
         label, findings, split: see their types.
+        uncounted: what is marked but neither a finding nor healthy, such as an artefact.
         groups: anything to stratify by (site, scanner, view, age band), and what the data set says of the lesion.
         remark: what is wrong with it, though it can be judged; "" where nothing is.
     """
@@ -88,6 +89,7 @@ class Case:
     images: tuple[Source, ...]
     label: Label = Label.UNKNOWN
     findings: tuple[Finding, ...] = ()
+    uncounted: tuple[Finding, ...] = ()
     split: Split = Split.NONE
     groups: dict[str, str] = field(default_factory=dict)
     remark: str = ""
@@ -142,11 +144,12 @@ class Dataset(Sequence[Case]):
     def __getitem__(self, index):  # type: ignore[no-untyped-def]
         return self.cases[index]
 
-    def only(self, *, split: Split | None = None, label: Label | None = None) -> "Dataset":
-        """The cases of one split and/or label, in the same order."""
+    def only(self, *, split: Split | tuple[Split, ...] | None = None, label: Label | None = None) -> "Dataset":
+        """The cases of one split (or of any of several) and/or label, in the same order."""
+        splits = split if isinstance(split, tuple) else (split,)
         return Dataset(
             self.name,
-            [c for c in self.cases if (split is None or c.split == split) and (label is None or c.label == label)],
+            [c for c in self.cases if (split is None or c.split in splits) and (label is None or c.label == label)],
             self.left_out,
             self.notes,
         )

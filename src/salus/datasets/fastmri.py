@@ -24,7 +24,8 @@ T1 = "file_brain_AXT1_"
 COLUMNS = ("file", "slice", "study_level", "x", "y", "width", "height", "label")
 HEALTHY = "Normal for age"  # at study level
 VARIANT = "Normal variant"
-NO_FINDING = (VARIANT, "Possible artifact")
+ARTIFACT = "Possible artifact"
+NO_FINDING = (VARIANT, ARTIFACT)
 USUAL = 3  # the slice of a volume without an abnormal one; ours: about the level of the lateral ventricles
 TESTED = 0.17  # of the normal volumes, RA's share (30 of 176)
 PUBLISHED = {
@@ -195,18 +196,34 @@ def _slices(image: Path, rows: Sequence[_Row]) -> list[Case]:
     local = [row for row in rows if row.local]
     study = {row.label for row in rows if not row.local}
     groups = {"study_level": "; ".join(sorted(study))} if study else {}
-    found: dict[int, list[Finding]] = defaultdict(list)
+    found: dict[int, list[_Row]] = defaultdict(list)
     for row in local:
         if row.label not in NO_FINDING and row.has_area:
-            found[row.index].append(Finding(name=row.label, box=row.box))
+            found[row.index].append(row)
     if found:
-        return [_case(image, index, Label.ABNORMAL, found[index], groups) for index in sorted(found)]
+        return [
+            _case(image, index, Label.ABNORMAL, _boxes(found[index]), groups, _artifacts(local, index))
+            for index in sorted(found)
+        ]
     normal = HEALTHY in study and all(row.label == VARIANT for row in local)
     return [_case(image, USUAL, Label.NORMAL if normal else Label.UNKNOWN, groups=groups)]
 
 
+def _boxes(rows: Iterable[_Row]) -> tuple[Finding, ...]:
+    return tuple(Finding(name=row.label, box=row.box) for row in rows)
+
+
+def _artifacts(rows: Iterable[_Row], index: int) -> tuple[Finding, ...]:
+    return _boxes(row for row in rows if (row.index, row.label) == (index, ARTIFACT) and row.has_area)
+
+
 def _case(
-    image: Path, index: int, label: Label, findings: Sequence[Finding] = (), groups: Mapping[str, str] | None = None
+    image: Path,
+    index: int,
+    label: Label,
+    findings: Sequence[Finding] = (),
+    groups: Mapping[str, str] | None = None,
+    uncounted: tuple[Finding, ...] = (),
 ) -> Case:
     return Case(
         case_id=f"{image.stem}/{index:02}",
@@ -214,6 +231,7 @@ def _case(
         images=(Source(path=image, array="reconstruction_rss", index=index, flipped=True),),
         label=label,
         findings=tuple(findings),
+        uncounted=uncounted,
         groups={"system": image.stem.split("_")[3], **(groups or {})},
     )
 
@@ -236,4 +254,4 @@ def _ra_case(image: Path, rows: Iterable[_Row], listed: Sequence[tuple[str, str,
         raise LayoutError(f"{image.stem}: no slice in brain.csv has the boxes of RA's lists: {listed}.")
     best = min(fitting, key=lambda index: (len(slices[index]) != len(listed), abs(index - USUAL), index))
     findings = [Finding(name=name, box=slices[best][at].box) for name, _, at in listed if name != RA_UNCOUNTED]
-    return _case(image, best, Label.ABNORMAL, findings)
+    return _case(image, best, Label.ABNORMAL, findings, uncounted=_artifacts(slices[best], best))

@@ -373,15 +373,38 @@ def write_phantom(
         StorageError: the folder could not be written.
     """
     settings = {"train": train, "test_normal": test_normal, "per_finding": per_finding, "side": side, "seed": seed}
+    dials = {"size": float(size), "contrast": float(contrast), "own_folds": float(own_folds)}
+    # Before a folder is made.
+    check_phantom(
+        train=train, test_normal=test_normal, per_finding=per_finding, side=side, seed=seed,
+        size=size, contrast=contrast, own_folds=own_folds,
+    )  # fmt: skip
+    recorded = {"format": FORMAT, **settings, **dials}
+    return made(root, "phantom", recorded, partial(_fill, recorded), {"own_folds": OWN_FOLDS})
+
+
+def check_phantom(
+    *,
+    train: int,
+    test_normal: int,
+    per_finding: int,
+    side: int,
+    seed: int,
+    size: float,
+    contrast: float,
+    own_folds: float,
+) -> None:
+    """Whether `write_phantom` would draw it; the arguments are its own.
+
+    Raises:
+        ConfigError: a number outside its range.
+    """
+    settings = {"train": train, "test_normal": test_normal, "per_finding": per_finding, "side": side, "seed": seed}
     if min(settings.values()) < 0 or train + test_normal + len(FINDINGS) * per_finding > HEADS_PER_SEED:
         raise ConfigError(
             f"phantom needs counts and seed from 0 up, at most {HEADS_PER_SEED} pictures; got {settings}."
         )
-    dials = {"size": float(size), "contrast": float(contrast), "own_folds": float(own_folds)}
-    recorded = {"format": FORMAT, **settings, **dials}
-    # Says what is wrong before a folder is made.
     phantom_slice(seed, side=side, size=size, contrast=contrast, own_folds=own_folds)
-    return made(root, "phantom", recorded, partial(_fill, recorded), {"own_folds": OWN_FOLDS})
 
 
 def _fill(recorded: dict[str, float], root: Path) -> None:

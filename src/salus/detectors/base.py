@@ -115,6 +115,11 @@ class Recipe:
                 raise ValueError(f"part {name}: {complaint(error)}") from None
         return self
 
+    @property
+    def validated(self) -> bool:
+        """Whether healthy validation images choose the epoch."""
+        return self.select == "best" or self.patience > 0
+
     def of(self, part: str) -> "Recipe":
         """The recipe as `part` sees it."""
         return replace(self, parts={}, **self.parts.get(part, {}))
@@ -219,6 +224,11 @@ class Detector(nn.Module, ABC):
     def validation_loss(self, x: Tensor) -> Tensor:
         """(B,) how badly healthy images are explained; decides the best epoch. Lower is better."""
 
+    @property
+    def fitted(self) -> bool:
+        """Whether `fit_score` takes something from the images it is shown that a map or a score depends on."""
+        return False
+
     def finish_training(self) -> None:
         """Called once after the last step, before the weights are saved."""
         self.eval()
@@ -266,6 +276,10 @@ class Restorer(Detector):
         restored = self.restore(x)
         anomaly = self.score.compare(x, restored, self.terms)
         return Detection(map=anomaly, score=self.score.reduce(anomaly), restored=restored)
+
+    @property
+    def fitted(self) -> bool:
+        return self.score.learns
 
     def fit_score(self, healthy: Iterable[Tensor]) -> None:
         """Let the score learn from healthy (B, 1, H, W) batches that nothing was trained on, if it learns at all."""

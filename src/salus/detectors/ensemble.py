@@ -72,6 +72,11 @@ class Ensemble(Detector):
             named.append(f"{one.detector} {judged_by}".strip())
         return ", ".join(named)
 
+    @property
+    def fitted(self) -> bool:
+        """Its units are."""
+        return True
+
     def parts(self) -> Mapping[str, Iterable[nn.Parameter]]:
         return {}
 

@@ -292,12 +292,17 @@ class LTM(Restorer):
             raise first_stage("ltm", "transformer", self.config.stage)
         super().finish_training()
 
+    @property
+    def fitted(self) -> bool:
+        return self.config.threshold == "validation_quantile" or super().fitted
+
     def fit_score(self, healthy: Iterable[Tensor]) -> None:
         """Find the limit of `validation_quantile`, then let the score learn."""
         images = list(healthy)
-        with torch.autocast(images[0].device.type, enabled=False):
-            found = [self.likelihood(self.tokens(x)).flatten() for x in images]
-        self.limit.fill_(float(np.quantile(torch.cat(found).cpu().numpy(), self.config.quantile)))
+        if self.config.threshold == "validation_quantile":
+            with torch.autocast(images[0].device.type, enabled=False):
+                found = [self.likelihood(self.tokens(x)).flatten() for x in images]
+            self.limit.fill_(float(np.quantile(torch.cat(found).cpu().numpy(), self.config.quantile)))
         super().fit_score(images)
 
     def usage(self, tokens: Tensor) -> dict[str, Tensor]:

@@ -29,6 +29,11 @@ class Score(nn.Module, ABC):
         self.image = image
         self.name = name if image == "mean" else f"{name}-{image}"
 
+    @property
+    def learns(self) -> bool:
+        """Whether `fit` takes something from the healthy images it is shown."""
+        return type(self).fit is not Score.fit
+
     @abstractmethod
     def forward(self, x: Tensor, restored: Tensor) -> Tensor:
         """Compare two (B, 1, H, W) batches in [0, 1]; (B, 1, H, W) >= 0, higher where they disagree more."""

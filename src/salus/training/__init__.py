@@ -21,9 +21,10 @@ from salus.datasets.protocol import split
 from salus.detectors import Detector, Restorer, build
 from salus.io import read_study, study_sha256
 from salus.io.files import make_folder, write_whole
-from salus.model import Calibration, Model, Precision, calibrated, calibration_of, people, shortfall
+from salus.model import Model, Precision, shortfall
 from salus.preprocess.cache import Prepared, PreparedCache
 from salus.preprocess.preparation import Preparation
+from salus.threshold import HELD_OUT, finished, people
 from salus.training.further import LEARNED, Joined, further_sets
 from salus.training.latent import SIZES, chosen, settings_of
 from salus.training.loop import Images, Run, Stepper, fit, fit_score, half_precision, make_fabric
@@ -119,7 +120,7 @@ def train(
     plan = replace(plan, recipe=plan.recipe.for_images(len(found.training), fabric.world_size))
     net.check(plan.recipe, len(found.training), len(found.own))
     make_progress(progress, plan)
-    if few := shortfall(len({case.patient_id for case in found.calibration})):
+    if few := shortfall(found.strangers(plan.recipe.validated or net.fitted)):
         on_warning(f"Every study will be CANNOT_JUDGE: {few}")
     watched = tracked or Tracker()
     watched.begin(asdict(plan))
@@ -140,9 +141,12 @@ def train(
     if fabric.global_rank > 0:
         return Trained(folder=out, run=run, **told)
     card = card_of(plan, found, net, run) | told | choice
-    calibration = written(out, replace(plan, settings=settings), found, net, run, used, card)
+    model = made(replace(plan, settings=settings), cases, found, net, card)
+    write_rows(out / "train.csv", run.rows)
+    loss_figure(out / "loss.png", run)
+    model.save(out)
     shutil.rmtree(progress)
-    return Trained(folder=out, run=run, latent=size, **told, warning=calibration.shortfall)
+    return Trained(folder=out, run=run, latent=size, **told, warning=shortfall_of(model))
 
 
 def rescored(folder: Path, score: Mapping[str, Any], data: Path, out: Path, *, dataset: str = "folder") -> Path:
@@ -150,8 +154,8 @@ def rescored(folder: Path, score: Mapping[str, Any], data: Path, out: Path, *, d
 
     Args:
         score: `name` and the score's settings, as `score.*` of `train`.
-        data, dataset: what the model learned from, of several data sets the one that it is for: its validation and
-            calibration parts are used as they were.
+        data, dataset: what the model learned from, of several data sets the one that it is for: its validation part
+            is what the score is fitted on, and who then decided nothing sets the threshold, see `salus.threshold`.
         out: the new model's folder; one that holds this model already is left as it is.
 
     Returns:
@@ -171,16 +175,14 @@ def rescored(folder: Path, score: Mapping[str, Any], data: Path, out: Path, *, d
     cases = split(open_dataset(dataset, data))
     if manifest(cases) != model.card["plan"]["manifest_sha256"]:
         raise ConfigError(f"{folder} did not learn from {data}: files, or their parts, differ. Name its own data.")
-    healthy = cases.only(label=Label.NORMAL)
-    other = with_score(model, score, healthy.only(split=Split.VALIDATION))
-    own = healthy.only(split=Split.CALIBRATION)
-    calibrated(other, calibration_of(other, own)[0], dataset, own).save(out)
+    other = with_score(model, score, cases.only(split=Split.VALIDATION, label=Label.NORMAL))
+    finished(other, dataset, cases).save(out)
     return out
 
 
 def uncalibrated(model: Model) -> dict[str, Any]:
-    """A card without the people who set the threshold."""
-    return {key: value for key, value in model.card.items() if key != "calibrated_on"}
+    """A card without the people on whom score and threshold rest."""
+    return {key: value for key, value in model.card.items() if key not in ("fitted_on", "calibrated_on")}
 
 
 def with_score(model: Model, score: Mapping[str, Any], validation: Dataset) -> Model:
@@ -204,12 +206,21 @@ def trained_before(out: Path) -> Trained:
     """What `train` said when it finished the model in `out`."""
     model = Model.load(out)
     left_out = tuple((name, reason) for name, reason in model.card["left_out"])
-    warning = model.calibration.shortfall if model.calibration else ""
     told = tuple(model.card.get("remarks", ()))
     latent = model.settings["latent"] if "latent" in model.card else None
     return Trained(
-        folder=out, run=Run(**model.card["run"]), latent=latent, left_out=left_out, remarks=told, warning=warning
+        folder=out,
+        run=Run(**model.card["run"]),
+        latent=latent,
+        left_out=left_out,
+        remarks=told,
+        warning=shortfall_of(model),
     )
+
+
+def shortfall_of(model: Model) -> str:
+    """Why it will judge nobody; empty where it will."""
+    return model.calibration.shortfall if model.calibration else ""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -235,10 +246,10 @@ class Gathered:
     left_out: tuple[tuple[str, str], ...]
     remarks: tuple[str, ...]
 
-    @property
-    def calibration(self) -> Dataset:
-        """Cases that set the threshold."""
-        return self.parts[0][Split.CALIBRATION]
+    def strangers(self, validated: bool) -> int:
+        """How many patients can set the threshold: as `threshold.setting`, copies among validation images aside."""
+        parts = [Split.CALIBRATION] if validated else HELD_OUT
+        return len({case.patient_id for part in parts for case in self.parts[0][part]})
 
 
 def sources(
@@ -324,23 +335,16 @@ def remarks(healthy: Mapping[Split, Dataset], cases: Dataset) -> tuple[str, ...]
 def card_of(plan: Plan, found: Gathered, net: Detector, run: Run) -> dict[str, Any]:
     """What people and audits want to know of a model. It names no file."""
     own, *more = found.parts
-    readers = [plan.dataset, *(one["dataset"] for one in plan.also)]
-    learned_from = {
-        mark
-        for reader, parts in zip(readers, found.parts, strict=True)
-        for part in LEARNED
-        for mark in people(reader, parts[part])
-    }
     manifests = [plan.manifest_sha256, *(one["manifest_sha256"] for one in plan.also)]
     return {
-        "dataset": " + ".join(readers),
+        "dataset": " + ".join([plan.dataset, *(one["dataset"] for one in plan.also)]),
         "counts": {part: sum(len(parts.get(part, ())) for parts in found.parts) for part in own},
         "manifest_sha256": hashlib.sha256("\n".join(manifests).encode()).hexdigest() if more else manifests[0],
         "also": [
             {**source, "counts": {part: len(cases) for part, cases in parts.items()}}
             for source, parts in zip(plan.also, more, strict=True)
         ],
-        "learned_from": sorted(learned_from),
+        "learned_from": sorted(learned_from(plan, found)),
         "unit": found.first.unit,
         "modality": found.first.modality,
         "parameters": sum(p.numel() for part in net.parts().values() for p in part),
@@ -349,29 +353,32 @@ def card_of(plan: Plan, found: Gathered, net: Detector, run: Run) -> dict[str, A
     }
 
 
-def written(
-    out: Path, plan: Plan, found: Gathered, net: Detector, run: Run, precision: Precision, card: Mapping[str, Any]
-) -> Calibration:
-    """Fit the score of a trained detector, calibrate it, and write its folder.
+def learned_from(plan: Plan, found: Gathered) -> set[str]:
+    """Marks of all whom the weights come from: of the training parts, and of validation where it chose the epoch."""
+    readers = [plan.dataset, *(one["dataset"] for one in plan.also)]
+    pairs = zip(readers, found.parts, strict=True)
+    parts = LEARNED if plan.recipe.validated else [Split.TRAIN]
+    return {mark for reader, one in pairs for part in parts for mark in people(reader, one[part])}
+
+
+def made(plan: Plan, cases: Dataset, found: Gathered, net: Detector, card: Mapping[str, Any]) -> Model:
+    """The model of a trained detector, its score fitted and its threshold set.
 
     Args:
         plan: with the settings that `net` has, no `auto` among them.
+        cases: those of the set it is for, all parts.
     """
-    fit_score(net, found.own, precision)
+    fit_score(net, found.own, plan.precision)
     model = Model(
         name=plan.detector,
         settings=plan.settings,
         score=plan.score,
         detector=net,
         preparation=found.preparation,
-        precision=precision,
+        precision=plan.precision,
         card=card,
     )
-    calibration, _ = calibration_of(model, found.calibration)
-    write_rows(out / "train.csv", run.rows)
-    loss_figure(out / "loss.png", run)
-    calibrated(model, calibration, plan.dataset, found.calibration).save(out)
-    return calibration
+    return finished(model, plan.dataset, cases)
 
 
 def make_progress(progress: Path, plan: Plan) -> None:

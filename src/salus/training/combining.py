@@ -16,8 +16,9 @@ from salus.detectors import ENSEMBLE
 from salus.detectors.ensemble import Ensemble, EnsembleConfig, Member
 from salus.io import read_study, study_sha256
 from salus.io.files import file_sha256
-from salus.model import WEIGHTS, Model, Precision, calibrated, calibration_of, detections
+from salus.model import WEIGHTS, Model, Precision, detections
 from salus.preprocess.cache import PreparedCache
+from salus.threshold import finished
 from salus.training import Run, manifest
 from salus.training.plan import at_random
 
@@ -28,7 +29,7 @@ def combine(folders: Sequence[Path], data: Path, out: Path, *, dataset: str = "f
     Args:
         folders: two models or more that `train` (or this) made of the same healthy people, prepared alike.
         data, dataset: what they learned from, of several data sets the one they are for: its validation part gives
-            the units, its calibration part the threshold, as it was for each of them.
+            the units, so that its calibration part alone sets the threshold.
         out: the new model's folder; one that holds this model already is left as it is.
 
     Returns:
@@ -57,10 +58,8 @@ def combine(folders: Sequence[Path], data: Path, out: Path, *, dataset: str = "f
         if there.card.get("members") != members:
             raise ConfigError(f"{out} holds another model. Choose another folder.")
         return there
-    healthy = cases.only(label=Label.NORMAL)
-    made = joined(models, members, healthy.only(split=Split.VALIDATION))
-    own = healthy.only(split=Split.CALIBRATION)
-    made = calibrated(made, calibration_of(made, own)[0], dataset, own)
+    made = joined(models, members, cases.only(split=Split.VALIDATION, label=Label.NORMAL))
+    made = finished(made, dataset, cases)
     made.save(out)
     return made
 

@@ -15,7 +15,7 @@ from salus.core import Case, Dataset, Label, Split
 from salus.core.errors import ConfigError, PatientInTwoSplitsError
 from salus.datasets import open_dataset
 from salus.datasets.protocol import split
-from salus.model import people
+from salus.threshold import people
 from salus.training.loop import Images
 
 LEARNED = (Split.TRAIN, Split.VALIDATION)

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from salus.core.errors import ConfigError, complaint, did_you_mean
 from salus.core.machine import in_words, memory
 from salus.detectors import ENSEMBLE, NO_METHOD, Preset, Recipe, build, detector_class
-from salus.model import Model
+from salus.model import Model, Precision
 from salus.preprocess.preparation import Preparation
 
 RANDOM = ("weights", "teacher")  # settings that may say "random": of a trunk that nobody trained
@@ -35,7 +35,7 @@ class Plan:
     dataset: str = ""
     manifest_sha256: str = ""  # of every healthy case, its part and its file
     also: tuple[dict[str, str], ...] = ()  # `dataset` and `manifest_sha256` of each further set
-    precision: str = ""
+    precision: Precision = "fp32"
 
 
 def resolved(detector: str, preset: str, settings: Mapping[str, Any], seed: int) -> Plan:
