@@ -113,6 +113,18 @@ def test_validation_people_set_the_threshold_where_they_decided_nothing(
     assert len(Model.load(fitted).calibration.scores) == 6
 
 
+def test_where_calibration_is_brought_and_validation_is_not_the_same_people_set_it_again(disc_folder, tmp_path):
+    data = shutil.copytree(disc_folder, tmp_path / "data")
+    (data / "calibration" / "good").mkdir(parents=True)
+    for index in range(10):
+        (data / "train" / "good" / f"{index:03}.png").rename(data / "calibration" / "good" / f"{index:03}.png")
+    trained = train("ae", data, tmp_path / "m", preset="tiny", epochs=1, precision="fp32").folder
+    before = Model.load(trained)
+    assert len(before.calibration.scores) == 10 + 5, "a tenth of fifty validate"
+    assert calibrate(trained, data, device="cpu")[0] == before.calibration
+    assert Model.load(trained).card["calibrated_on"] == before.card["calibrated_on"]
+
+
 def test_copies_of_what_is_learned_from_set_no_threshold(disc_folder, tmp_path):
     data = shutil.copytree(disc_folder, tmp_path / "data")
     cases = split(open_dataset("folder", data)).only(label=Label.NORMAL)

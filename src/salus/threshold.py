@@ -43,17 +43,13 @@ def calibrate(
     opened = open_dataset(dataset, data)
     healthy = opened.only(label=Label.NORMAL)
     # Test cases are for measuring, and training cases are known to the model.
-    if healthy.only(split=Split.CALIBRATION):
-        cases = setting(dataset, healthy, known_to(model.card))
-    else:
-        cases = healthy.only(split=Split.NONE)
+    divided = split(opened) if len(healthy.only(split=Split.TRAIN)) else opened
+    cases = setting(dataset, divided, known_to(model.card)) or healthy.only(split=Split.NONE)
     if not len(cases):
-        if not len(healthy.only(split=Split.TRAIN)):
-            raise LayoutError(
-                f"{data} is a data set with parts but without calibration/good, and has no train/good to divide. Give "
-                "a plain folder of healthy images that are neither learned from nor tested on."
-            )
-        cases = setting(dataset, split(opened), known_to(model.card))
+        raise LayoutError(
+            f"{data} is a data set with parts but without calibration/good, and has no train/good to divide. Give "
+            "a plain folder of healthy images that are neither learned from nor tested on."
+        )
     known = known_to(model.card) or set()
     if again := [case.case_id for case in cases if known & marks(dataset, opened.name, case)]:
         raise LayoutError(

@@ -130,6 +130,13 @@ def test_where_an_artefact_lies_nothing_is_false(tmp_path, monkeypatch, numbers_
     assert seen["sound"]["mass_ratio"]["value"] == 1
     assert seen["sound"]["false_regions_abnormal"]["value"] == 0
     assert seen["sound"]["false_regions_healthy"]["value"] == 1
+    assert seen["sound"]["froc"]["1"] == 1, "two false regions, in the healthy picture of three"
+    outside = Finding(name="Possible artifact", box=(9, 300, 10, 3))
+    aside = drawn(tmp_path / "outside", monkeypatch, "boxes", uncounted=(outside,))
+    assert aside == (without := drawn(tmp_path / "none", monkeypatch, "boxes")), (
+        "it hides nothing, and costs no finding"
+    )
+    assert without["sound"]["froc"]["1"] == 0
 
 
 def test_a_tenth_of_the_map_pleases_the_published_rule_alone(tmp_path, monkeypatch, numbers_only):
@@ -268,6 +275,28 @@ def test_findings_of_one_patient_are_no_trials_of_their_own():
     assert (hole["n"], hole["patients"], hole["n_detected"], micro["patients"]) == (60, 3, 40, 3)
     assert hole["recall"]["ci95"] == micro["recall"]["ci95"] == [0, 1]
     assert wilson(40, 60)[0] > 0.5, "what sixty people would say"
+
+
+@pytest.mark.parametrize(("patients", "trials"), [("aaaa", 1), ("aabb", 2)], ids=["one", "each half"])
+def test_what_no_draw_changes_is_as_uncertain_as_the_patients(patients, trials):
+    weights = resample(list(patients), np.ones(4, dtype=bool), replicates=DRAWS)
+    hits = [
+        BoxHit(hit=hit, false_positives=0, precision=1.0 * hit, recall=1.0 * hit, f1=1.0 * hit) for hit in (1, 0)
+    ] * 2
+    recall = by_class([(case, "hole", hit) for case, hit in enumerate(hits)], weights)["classes"]["hole"]["recall"]
+    assert recall == {"value": 0.5, "ci95": pytest.approx(wilson(trials / 2, trials), abs=1e-6)}
+    assert recall["ci95"][1] - recall["ci95"][0] > 0.8
+
+
+def test_all_hit_without_false_positives_is_as_uncertain_as_its_recall():
+    a, inside = np.zeros((6, 6), np.float32), np.zeros((6, 6), bool)
+    inside[2:4, 2:4] = a[2:4, 2:4] = 1
+    weights = resample(list("abc"), np.ones(3, dtype=bool), replicates=DRAWS)
+    hole = by_class([(case, "hole", hit_ra2024(a, inside, ~inside, 0.5)) for case in range(3)], weights)["classes"][
+        "hole"
+    ]
+    assert hole["f1"]["ci95"] == pytest.approx(hole["recall"]["ci95"], abs=1e-6)
+    assert hole["recall"]["ci95"] == pytest.approx(wilson(3, 3), abs=1e-6)
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0])

@@ -17,6 +17,7 @@ import yaml
 
 from salus.benchmark import evaluate
 from salus.benchmark.cells import peak_mib
+from salus.benchmark.ledger import looks
 from salus.benchmark.run import ENGINES, begin, benchmark
 from salus.benchmark.suite import Cell, read_suite
 from salus.core.errors import ConfigError
@@ -306,14 +307,23 @@ def test_what_is_finished_is_not_done_again_and_more_may_come(done, disc_folder,
 
 
 @pytest.mark.parametrize("changed", [{"format": 1}, {"versions": {"salus": "0"}}])
-def test_what_another_version_evaluated_is_evaluated_anew_without_training(changed, done, disc_folder, tmp_path):
+@pytest.mark.usefixtures("in_this_process")
+def test_what_another_version_evaluated_is_evaluated_anew_without_training(
+    changed, done, disc_folder, tmp_path, monkeypatch
+):
     out = shutil.copytree(done, tmp_path / "out")
     first = sorted(out.rglob("metrics.json"))[0]
     before = first.read_bytes()
     first.write_text(json.dumps({**json.loads(before), **changed, "overall": None}))
     then = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.name in ("model.json", "result.json")}
+    ended = first.parents[2] / "cell.json"
+    cost = json.loads(ended.read_text())
+    monkeypatch.setattr("salus.training.half_precision", lambda fabric: True)  # as on another machine
     benchmark(written(tmp_path), out, data=disc_folder)
     assert first.read_bytes() == before
+    assert {key: value for key, value in json.loads(ended.read_text()).items() if key != "evaluated"} == {
+        key: value for key, value in cost.items() if key != "evaluated"
+    }, "what is judged again has cost no training"
     assert {path: path.stat().st_mtime_ns for path in then} == then
     assert all(row["auroc"] for row in rows(out)), "and the tables have it"
 
@@ -331,7 +341,8 @@ def test_a_report_that_was_not_written_to_its_end_is_not_done(done, disc_folder,
         patch.setattr("salus.benchmark.report.write_report", killed)
         with pytest.raises(KeyboardInterrupt):
             evaluate(report.parent / "results", disc_folder, report)
-    assert not (report / "metrics.json").exists(), "it is what says that all is there"
+    assert [path.name for path in report.iterdir()] == ["cases.csv"], "metrics.json says that all is there"
+    assert len(looks(out)) == len(list(out.rglob("metrics.json"))), "and the ledger does without the rest"
     benchmark(written(tmp_path), out, data=disc_folder)
     assert {path.name: path.read_bytes() for path in report.iterdir()} == whole
 

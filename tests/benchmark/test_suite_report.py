@@ -89,7 +89,7 @@ def hits(**classes: tuple[int, int, float]) -> dict:
         for name, (n, found, f1) in classes.items()
     }
     n, found = sum(n for n, _, _ in classes.values()), sum(found for _, found, _ in classes.values())
-    micro = {"n": n, "n_detected": found, "recall": value(found / n), "f1": value(0.25)}
+    micro = {"n": n, "patients": n, "n_detected": found, "recall": value(found / n), "f1": value(0.25)}
     return {"ra2024": {"published": {"classes": made, "micro": micro}}}
 
 
@@ -112,7 +112,7 @@ def test_findings_that_the_paper_calls_one_are_counted_together(trained):
 
 def test_findings_of_a_patient_that_are_counted_together_have_no_wilson_interval(trained):
     protocols = hits(**{"Mass": (3, 2, 0.5), "Extra-axial mass": (1, 0, 0.1)})
-    protocols["ra2024"]["published"]["classes"]["Mass"]["patients"] = 2
+    protocols["ra2024"]["published"]["micro"]["patients"] = 3
     found = by_column(beside("ra2024 1", published("ra2024 1"), [trained(protocols=protocols)]), "RA")
     assert (found["mass", "n_detected"]["mean"], found["mass", "n_detected"]["ci95"]) == (2, None)
 

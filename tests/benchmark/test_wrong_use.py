@@ -153,7 +153,7 @@ def test_other_cases_under_the_name_of_a_data_set_are_refused(salus, disc_folder
 
 @pytest.mark.parametrize(
     ("cases", "learned", "said"),
-    [("ab", "xx", "rows tested on 2 different"), ("aa", "xy", "rows that learned from 2 different")],
+    [("ab", "xx", "were tested on"), ("aa", "xy", "learned from")],
 )
 def test_rows_of_other_people_are_no_rows_of_one_table(cases, learned, said, tmp_path):
     rows = []
@@ -165,7 +165,22 @@ def test_rows_of_other_people_are_no_rows_of_one_table(cases, learned, said, tmp
         (folder / "report" / "cases.csv").write_text(f"case_id,patient_id,label\n{case},p,normal\n")
         rows.append(Row(data="discs", method="ae", score="own", seed=seed, map="ae + a", folder=folder))
     grouped(rows[:1], "discs")
-    with pytest.raises(LayoutError, match=f"discs: {said} lists of cases"):
+    with pytest.raises(LayoutError, match=f"discs: ae, seed 0 and ae, seed 1 {said} different cases"):
+        grouped(rows, "discs")
+
+
+def test_thresholds_of_other_numbers_of_people_are_no_row(tmp_path):
+    rows = []
+    for seed, people in enumerate((6, 12)):
+        folder = tmp_path / str(seed)
+        (folder / "results").mkdir(parents=True)
+        (folder / "report").mkdir()
+        (folder / "results" / "run.json").write_text(json.dumps({"card": {}}))
+        (folder / "report" / "cases.csv").write_text("case_id,patient_id,label\na,p,normal\n")
+        metrics = {"calibration_cases": people}
+        rows.append(Row(data="discs", method="ae", score="own", seed=seed, map="a", folder=folder, metrics=metrics))
+    grouped(rows[:1], "discs")
+    with pytest.raises(LayoutError, match=r"discs, ae, own: thresholds of 12 and of 6 people in one row"):
         grouped(rows, "discs")
 
 

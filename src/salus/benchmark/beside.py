@@ -79,7 +79,7 @@ def of_boxes(protocols: Mapping[str, Any] | None, measure: str, findings: Sequen
         seen = parts[0]["f1" if measure == "f1" else "recall"]
     else:
         mean = sum(part["n"] * part[measure if measure == "f1" else "recall"]["value"] for part in parts) / n
-        apart = all(part["patients"] == part["n"] for part in parts)  # no finding is another's neighbour
+        apart = hits["micro"]["patients"] == hits["micro"]["n"]  # no finding is another's neighbour
         ends = [rounded(end) for end in wilson(detected, n)] if apart and measure != "f1" else None
         seen = {"value": rounded(mean), "ci95": ends}
     return {**seen, "n": n, **({"value": detected} if measure == "n_detected" else {})}

@@ -84,11 +84,13 @@ def run(work: Work) -> None:
     torch.set_num_threads(work.threads)
     place = work.out / work.cell.place
     place.mkdir(parents=True, exist_ok=True)
+    before = ended_before(place)
     ended: dict[str, Any] = {"failed": {}}
     try:
         with tracker(work.track, str(work.cell.place.relative_to("cells")), place) as tracked:
             done = trained(work, place, tracked)
-            ended |= {"seconds": done.run.seconds, "ms": milliseconds(Model.load(done.folder))}
+            ended["seconds"] = done.run.seconds
+            ended["ms"] = before.get("ms") or milliseconds(Model.load(done.folder))
             measured: dict[str, float] = {"epoch": done.run.epoch + 1}
             for score in work.suite.scores_of(work.cell.method):
                 try:
@@ -96,12 +98,21 @@ def run(work: Work) -> None:
                 except Exception as error:
                     ended["failed"][score] = reason_of(error, work)
             tracked.log([measured])
-        if (peak := peak_mib()) is not None:
+        # What is only judged again has cost no training.
+        if (peak := before.get("mib", peak_mib())) is not None:
             ended["mib"] = peak
         ended["evaluated"] = datetime.now(UTC).date().isoformat()
     except Exception as error:
         ended["failed"] = dict.fromkeys(work.suite.scores_of(work.cell.method), reason_of(error, work))
     write_whole(place / ENDED, (json.dumps(ended, indent=1) + "\n").encode())
+
+
+def ended_before(place: Path) -> dict[str, Any]:
+    """What a cell that trained its model, here or on another machine, had said of it; nothing of another."""
+    if not ((place / ENDED).is_file() and (place / "model" / "model.json").is_file()):
+        return {}
+    there: dict[str, Any] = json.loads((place / ENDED).read_bytes())
+    return there
 
 
 def trained(work: Work, place: Path, tracked: Tracker) -> Trained:
@@ -110,6 +121,8 @@ def trained(work: Work, place: Path, tracked: Tracker) -> Trained:
     data, reader = work.source
     if members := work.suite.members(work.cell):
         combine([model_of(work, *member) for member in members], data, place / "model", dataset=reader)
+        return trained_before(place / "model")
+    if ended_before(place):
         return trained_before(place / "model")
     entry = work.suite.datasets[work.cell.data]
     also = [(one.reader, work.data / one.path) for one in entry.also]

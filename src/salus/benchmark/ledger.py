@@ -22,16 +22,16 @@ COLUMNS = ("data", "test_sha256", "method", "score", "map", "seed", "evaluated")
 def looks(out: Path) -> list[tuple[str, ...]]:
     """A row of `COLUMNS` for each evaluation below `out`, sorted."""
     found: list[tuple[str, ...]] = []
-    for cases in sorted(out.glob("cells/*/*/seed*/*/report/cases.csv")):  # written after metrics.json
-        data, method, seed, score = cases.relative_to(out).parts[1:5]
-        place = cases.parents[1]
+    for metrics in sorted(out.glob("cells/*/*/seed*/*/report/metrics.json")):  # written after cases.csv
+        data, method, seed, score = metrics.relative_to(out).parts[1:5]
+        place, cases = metrics.parents[1], metrics.with_name("cases.csv")
         if json.loads((place / "results" / "run.json").read_bytes())["card"]["plan"]["dataset"] in MADE:
             continue
         ended = place.parent / ENDED
         day = json.loads(ended.read_bytes()).get("evaluated", "") if ended.is_file() else ""
         with cases.open(newline="", encoding="utf-8") as file:
             test = listed(csv.DictReader(file))
-        called = json.loads((place / "report" / "metrics.json").read_bytes())["method"]
+        called = json.loads(metrics.read_bytes())["method"]
         found.append((data, test, method, score, called, seed.removeprefix("seed"), day))
     return found
 

@@ -296,11 +296,9 @@ def by_finding(pixels: Sequence[tuple[int, CasePixels]], group: Group) -> dict[s
     f1 = np.array([ra2024.f1 for _, _, ra2024 in hits])
     return {
         "n_findings": len(hits),
-        "hit_rate": entry(float(hit.mean()), weighted_mean(hit, weights), all_or_none=patients),
-        "f1_ra2024": entry(float(f1.mean()), weighted_mean(f1, weights), all_or_none=patients),
-        "n_detected": entry(
-            float(detected.mean()), weighted_mean(detected, weights), all_or_none=patients, of=len(hits)
-        ),
+        "hit_rate": entry(float(hit.mean()), weighted_mean(hit, weights), patients=patients),
+        "f1_ra2024": entry(float(f1.mean()), weighted_mean(f1, weights), patients=patients),
+        "n_detected": entry(float(detected.mean()), weighted_mean(detected, weights), patients=patients, of=len(hits)),
     }
 
 
@@ -309,7 +307,7 @@ def share_flagged(method: Scored, members: NDArray[np.intp], weights: NDArray[np
     if method.threshold is None or not len(members):
         return None
     flagged = (method.score[members] > method.threshold).astype(np.float64)
-    share = entry(float(flagged.mean()), weighted_mean(flagged, weights), all_or_none=patients_in(weights))
+    share = entry(float(flagged.mean()), weighted_mean(flagged, weights), patients=patients_in(weights))
     return share and {**share, "n": [int(flagged.sum()), len(members)]}
 
 
@@ -326,14 +324,15 @@ def patients_in(weights: NDArray[np.int32]) -> int:
     return len({column.tobytes() for column in np.ascontiguousarray(weights.T)})
 
 
-def entry(value: float, replicates: NDArray[np.floating], *, all_or_none: int = 0, of: int = 1) -> Entry:
+def entry(value: float, replicates: NDArray[np.floating], *, patients: int = 0, of: int = 1) -> Entry:
     """A value and its 95 % interval, both times `of`.
 
-    What is 0 or 1 in every draw has no spread to draw from: a mean over `all_or_none` patients gets Wilson's interval.
+    A share that is the same in every draw, such as all or none, has no spread to draw from: of `patients` it gets
+    Wilson's interval.
     """
     lower, upper = interval(replicates)
-    if all_or_none and value in (0.0, 1.0):
-        lower, upper = wilson(round(value * all_or_none), all_or_none)
+    if patients and rounded(lower) == rounded(upper):
+        lower, upper = wilson(min(max(value, 0.0), 1.0) * patients, patients)
     return {"value": rounded(value * of), "ci95": [rounded(lower * of), rounded(upper * of)]}
 
 

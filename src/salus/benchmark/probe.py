@@ -324,7 +324,7 @@ def told(values: Floats, weights: NDArray[np.int32], *, share: bool) -> Entry:
         low, high = wilson(round(value * count), count)
         return {"value": rounded(value), "ci95": [rounded(low), rounded(high)], "n": count}
     draws = weighted_mean(values.ravel(), np.repeat(weights, values.shape[1], axis=1))
-    found = entry(value, draws, all_or_none=int((~np.isnan(values)).any(axis=1).sum()) if share else 0)
+    found = entry(value, draws, patients=int((~np.isnan(values)).any(axis=1).sum()) if share else 0)
     return found and {**found, "n": count}
 
 

@@ -9,6 +9,7 @@ sorts all pixels; it gets no more than `MOST_PIXELS`.
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -98,10 +99,12 @@ class Sample:
 class Seen:
     """What is said of one picture; `false` and `froc` at the sound threshold, nan and None without one.
 
+    Regions and the highest pixel are looked for where something counts, not in an artefact.
+
     Attributes:
         case: index of the case.
         samples: its findings.
-        false: regions that touch no finding and nothing uncounted.
+        false: regions that touch no finding.
         pointing: share of its highest pixels that lie in a finding; nan where it is healthy.
         froc: its part of the curve.
     """
@@ -210,8 +213,11 @@ def on_grid(one: Judged, anomaly: NDArray[np.float32], preparation: Preparation)
     found = truth(one, anomaly.shape)
     findings = tuple((finding.name, laid(finding, inside, source, prepared)) for finding, inside in found)
     foreground = prepared.array > prepared.array.min()
-    aside = replace(one, case=replace(one.case, findings=one.case.uncounted))
-    uncounted = [laid(region, inside, source, prepared) for region, inside in truth(aside, anomaly.shape)]
+    uncounted = []
+    for region in one.case.uncounted:
+        aside = replace(one, case=replace(one.case, findings=(region,)))
+        with suppress(ImageError):  # where nobody looks it hides nothing
+            uncounted += [laid(region, inside, source, prepared) for _, inside in truth(aside, anomaly.shape)]
     lesion = None
     if all(finding.mask is not None for finding, _ in found):
         together = np.any([np.zeros(anomaly.shape, dtype=bool), *(inside for _, inside in found)], axis=0)
@@ -220,7 +226,8 @@ def on_grid(one: Judged, anomaly: NDArray[np.float32], preparation: Preparation)
         anomaly=resample(replace(source, array=anomaly), like=prepared).array,
         findings=findings,
         healthy=known_healthy(foreground, [*(inside for _, inside in findings), *uncounted]),
-        uncounted=np.any([np.zeros(foreground.shape, dtype=bool), *uncounted], axis=0),
+        uncounted=np.any([np.zeros(foreground.shape, dtype=bool), *uncounted], axis=0)
+        & ~np.any([np.zeros(foreground.shape, dtype=bool), *(inside for _, inside in findings)], axis=0),
         lesion=lesion,
     )
 
@@ -263,6 +270,7 @@ def nearest(inside: Mask, source: Image, prepared: Image) -> Mask:
 def seen_in(picture: OnGrid, case: int, thresholds: Mapping[str, float | None]) -> Seen:
     """Everything that one picture adds to the numbers."""
     a, calibrated = picture.anomaly, thresholds["sound"]
+    counted = np.where(picture.uncounted, 0, a)
     masks = [inside for _, inside in picture.findings]
     together = np.any([np.zeros(a.shape, dtype=bool), *masks], axis=0)
     samples = []
@@ -281,11 +289,9 @@ def seen_in(picture: OnGrid, case: int, thresholds: Mapping[str, float | None]) 
     return Seen(
         case=case,
         samples=tuple(samples),
-        false=np.nan
-        if calibrated is None
-        else false_regions([a], [together | picture.uncounted], calibrated, min_area=MIN_AREA),
-        pointing=pointing_game([a], [together]) if masks else np.nan,
-        froc=None if calibrated is None else froc_scores(a, masks, calibrated),
+        false=np.nan if calibrated is None else false_regions([counted], [together], calibrated, min_area=MIN_AREA),
+        pointing=pointing_game([counted], [together]) if masks else np.nan,
+        froc=None if calibrated is None else froc_scores(counted, masks, calibrated),
     )
 
 
@@ -321,10 +327,10 @@ def by_class(samples: Sequence[tuple[int, str, BoxHit]], weights: Weights) -> di
         means = class_averages({name: values[own].tolist() for name, own in members.items()})
         drawn = {name: weighted_mean(values[own], weights[:, case[own]]) for name, own in members.items()}
         for name in members:
-            classes[name][measure] = entry(means.mean[name], drawn[name], all_or_none=patients[name])
+            classes[name][measure] = entry(means.mean[name], drawn[name], patients=patients[name])
         of_classes = np.ma.masked_invalid(list(drawn.values())).mean(axis=0).filled(np.nan)
-        micro[measure] = entry(means.micro, weighted_mean(values, weights[:, case]), all_or_none=together)
-        macro[measure] = entry(means.macro, of_classes, all_or_none=together)
+        micro[measure] = entry(means.micro, weighted_mean(values, weights[:, case]), patients=together)
+        macro[measure] = entry(means.macro, of_classes, patients=together)
     for own in classes.values():
         if own["patients"] == own["n"]:  # no finding is another's neighbour
             own["recall"]["ci95"] = [rounded(end) for end in wilson(own["n_detected"], own["n"])]
@@ -341,13 +347,13 @@ def sound(seen: Sequence[Seen], weights: Weights) -> dict[str, Any]:
     parts = [picture.froc for picture in seen if picture.froc is not None]
     of_ill = weights[:, [picture.case for picture in ill]]
     return {
-        "hit_rate": mean(hit, of_samples, all_or_none=patients_in(of_samples)),
+        "hit_rate": mean(hit, of_samples, patients=patients_in(of_samples)),
         "chance_corrected_hit_rate": beyond_chance(hit, chance, of_samples),
         "min_area": MIN_AREA,
         "false_regions_healthy": mean(np.array([p.false for p in well]), weights[:, [p.case for p in well]]),
         "false_regions_abnormal": mean(np.array([p.false for p in ill]), of_ill),
         "froc": dict(zip(map(str, FROC_RATES), map(rounded, froc_of(parts)), strict=True)) if parts else None,
-        "pointing_game": mean(np.array([p.pointing for p in ill]), of_ill, all_or_none=patients_in(of_ill)),
+        "pointing_game": mean(np.array([p.pointing for p in ill]), of_ill, patients=patients_in(of_ill)),
         "mass_ratio": mean(np.array([s.mass for s in samples]), of_samples),
     }
 
@@ -366,18 +372,18 @@ def hit_curve(samples: Sequence[Sample], thresholds: Sequence[float] | None, wei
     hits = np.less.outer(thresholds, limits).astype(np.float64)
     areas = np.array([rounded(hit_rate_area(own)) for own in hits.T])  # all hit is 1, not 0.9999999
     patients = patients_in(own_weights)
-    points = (mean(own, own_weights, all_or_none=patients) for own in hits)
+    points = (mean(own, own_weights, patients=patients) for own in hits)
     return {
         "hit_rate_curve": {f"{share:g}": point for share, point in zip(FALSE_ALARMS, points, strict=True)},
-        "hit_rate_area": mean(areas, own_weights, all_or_none=patients),
+        "hit_rate_area": mean(areas, own_weights, patients=patients),
     }
 
 
-def mean(values: Floats, weights: Weights, *, all_or_none: int = 0) -> Entry:
+def mean(values: Floats, weights: Weights, *, patients: int = 0) -> Entry:
     """Mean of what has a value."""
     if not len(values) or np.isnan(values).all():
         return None
-    return entry(float(np.nanmean(values)), weighted_mean(values, weights), all_or_none=all_or_none)
+    return entry(float(np.nanmean(values)), weighted_mean(values, weights), patients=patients)
 
 
 def beyond_chance(hit: Floats, chance: Floats, weights: Weights) -> Entry:

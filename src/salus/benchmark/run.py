@@ -130,7 +130,7 @@ def begin(path: Path, name: str, suite: Suite, root: Path) -> None:
                 )
         mine[group] = there[group] | mine[group]  # what it no longer names keeps its meaning
     known = there.get("cases", {})
-    for entry in sorted(mine["cases"].keys() & known):
+    for entry in sorted(name for name in mine["cases"].keys() & known if (path.parent / "cells" / name).is_dir()):
         if mine["cases"][entry] and known[entry] and mine["cases"][entry] != known[entry]:
             raise ConfigError(
                 f"{path.parent} was begun with other cases of datasets.{entry} than {root} holds now: rows of two "

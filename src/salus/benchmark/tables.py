@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from salus.benchmark.beside import beside
 from salus.benchmark.card import card, listed
 from salus.benchmark.differences import differences
-from salus.benchmark.floors import RESIDUAL, SAME_MAP
+from salus.benchmark.floors import SAME_MAP
 from salus.benchmark.ledger import ledger, looks
 from salus.benchmark.measures import DIGITS, REPLICATES
 from salus.benchmark.published import Number, published
@@ -43,6 +43,7 @@ from salus.metrics.comparison import MIN_DATASETS
 from salus.metrics.statistics import Floats, Weights
 
 OVER_CASES = {"auroc": weighted_auroc, "auprc": weighted_average_precision}  # have an interval over several seeds
+RESIDUAL_MAPS = ("pca",)  # called without their score, which is the residual
 FLOOR = "pca"  # the floor to beat, with the method's own map where it has one
 
 
@@ -58,11 +59,10 @@ def write_tables(suite: Suite, name: str, out: Path, data: Path | None = None) -
     from salus.benchmark.gallery import gallery
     from salus.benchmark.suite_report import write_suite_report
 
-    rows = list(rows_of(suite, out))
+    rows, seen = list(rows_of(suite, out)), looks(out)
+    summary = summarised(suite, name, rows, Counter(test for _, test, *_ in seen))  # refuses what is no table
     write_whole(out / "results.csv", table(rows).encode())
-    seen = looks(out)
     write_whole(out / "ledger.csv", ledger(seen).encode())
-    summary = summarised(suite, name, rows, Counter(test for _, test, *_ in seen))
     write_whole(out / "summary.json", (json.dumps(summary, indent=1, allow_nan=False) + "\n").encode())
     reasons = {f"{row.data}, {row.method}, {row.score}, seed {row.seed}": row.reason for row in rows if row.reason}
     galleries = {name: gallery(suite, name, rows, out, data) for name in suite.datasets}
@@ -133,13 +133,21 @@ def grouped(rows: Sequence[Row], data: str) -> list[list[Row]]:
         if row.data == data:
             groups.setdefault((row.method, row.score), []).append(row)
     trained = [row for group in groups.values() for row in group if row.folder is not None]
-    for what, found in (
-        ("tested on", {listed(row.cases) for row in trained}),
-        ("that learned from", {row.run["card"].get("manifest_sha256") for row in trained}),
+    for what, lists in (
+        ("were tested on", {listed(row.cases): row for row in trained}),
+        ("learned from", {row.run["card"].get("manifest_sha256"): row for row in trained}),
     ):
-        if len(found) > 1:
-            raise LayoutError(f"{data}: rows {what} {len(found)} different lists of cases. Use another --out.")
+        if len(lists) > 1:
+            one, other = (f"{row.method}, seed {row.seed}" for row in list(lists.values())[:2])
+            raise LayoutError(
+                f"{data}: {one} and {other} {what} different cases. Remove the cells of one list, or use another --out."
+            )
     for (method, score), group in groups.items():
+        if len(people := sorted({str(row.metrics.get("calibration_cases")) for row in group if row.folder})) > 1:
+            raise LayoutError(
+                f"{data}, {method}, {score}: thresholds of {' and of '.join(people)} people in one row; another "
+                "version of Salus set some. Use another --out."
+            )
         if len(maps := sorted({row.map for row in group if not row.reason})) > 1:
             raise LayoutError(f"{data}, {method}, {score}: one row of {' and '.join(maps)}. Use another --out.")
     return list(groups.values())
@@ -239,7 +247,7 @@ class Scored:
             abnormal=abnormal,
             runs=[np.array([float(row["score"]) for row in rows]) for rows in read],
             floor=np.array([float(row[floor]) for row in first]) if all(row.get(floor) for row in first) else None,
-            same_map=floor == SAME_MAP or trainings[0].run.get("score") == RESIDUAL,
+            same_map=floor == SAME_MAP or trainings[0].map in RESIDUAL_MAPS or trainings[0].map.endswith(" + residual"),
             found=None if Verdict.CANNOT_JUDGE in verdicts else (verdicts == Verdict.ABNORMAL).mean(axis=0) > 0.5,
         )
 

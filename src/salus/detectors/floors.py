@@ -30,9 +30,9 @@ class MeanIntensity(Detector):
     FAMILY = "floor"
     PAPER = "none"
     PRESETS: ClassVar[Mapping[str, Preset]] = {
-        "paper": Preset(recipe=Recipe(epochs=1, batch=64, learning_rate=1.0)),
-        "fast": Preset(recipe=Recipe(epochs=1, batch=64, learning_rate=1.0)),
-        "tiny": Preset(recipe=Recipe(epochs=1, batch=16, learning_rate=1.0), settings={"size": 32}),
+        "paper": Preset(recipe=Recipe(epochs=1, batch=64, learning_rate=1.0, select="last")),
+        "fast": Preset(recipe=Recipe(epochs=1, batch=64, learning_rate=1.0, select="last")),
+        "tiny": Preset(recipe=Recipe(epochs=1, batch=16, learning_rate=1.0, select="last"), settings={"size": 32}),
     }
 
     def __init__(self, config: MeanIntensityConfig) -> None:

@@ -150,13 +150,13 @@ def weighted_mean(values: NDArray[np.floating], weights: Weights) -> Floats:
     return curves.in_blocks(of_rows, weights)
 
 
-def wilson(found: int, total: int, *, level: float = 0.95) -> tuple[float, float]:
+def wilson(found: float, total: int, *, level: float = 0.95) -> tuple[float, float]:
     """Interval of a proportion, honest for small numbers and for none or all found.
 
     It takes the trials as independent; for several findings a patient use `resample`.
 
     Args:
-        found: successes, 0 up to `total`.
+        found: successes, 0 up to `total`; parts of one where a trial is a mean.
         total: trials, at least 1.
         level: confidence, in (0, 1).
 
