@@ -18,6 +18,7 @@ from scipy.stats import beta
 from salus.core import Dataset, Label, Split
 from salus.datasets import open_dataset
 from salus.datasets.protocol import split
+from salus.detectors import Recipe
 from salus.io import read_study, study_sha256
 from salus.metrics import flagged_share
 from salus.model import Calibration, Model, case_score, detections
@@ -46,8 +47,7 @@ def main() -> None:
 
 def decided_by_validation(model: Model) -> bool:
     """As in training; an ensemble's plan has no recipe."""
-    recipe = model.card["plan"]["recipe"]
-    return model.detector.fitted or recipe["select"] == "best" or recipe["patience"] > 0
+    return model.detector.fitted or Recipe(**model.card["plan"]["recipe"]).validated
 
 
 def scores(model: Model, cases: Dataset) -> NDArray[np.float64]:

@@ -184,6 +184,11 @@ class Model:
         )
 
     @property
+    def shortfall(self) -> str:
+        """Why its threshold judges nobody; empty where it judges, or there is none."""
+        return self.calibration.shortfall if self.calibration else ""
+
+    @property
     def summary(self) -> str:
         """One word or two for tables: the detector and what its map is made of."""
         judged_by = self.detector.judged_by

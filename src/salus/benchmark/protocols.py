@@ -226,8 +226,7 @@ def on_grid(one: Judged, anomaly: NDArray[np.float32], preparation: Preparation)
         anomaly=resample(replace(source, array=anomaly), like=prepared).array,
         findings=findings,
         healthy=known_healthy(foreground, [*(inside for _, inside in findings), *uncounted]),
-        uncounted=np.any([np.zeros(foreground.shape, dtype=bool), *uncounted], axis=0)
-        & ~np.any([np.zeros(foreground.shape, dtype=bool), *(inside for _, inside in findings)], axis=0),
+        uncounted=np.any([np.zeros(foreground.shape, dtype=bool), *uncounted], axis=0),
         lesion=lesion,
     )
 
@@ -270,9 +269,9 @@ def nearest(inside: Mask, source: Image, prepared: Image) -> Mask:
 def seen_in(picture: OnGrid, case: int, thresholds: Mapping[str, float | None]) -> Seen:
     """Everything that one picture adds to the numbers."""
     a, calibrated = picture.anomaly, thresholds["sound"]
-    counted = np.where(picture.uncounted, 0, a)
     masks = [inside for _, inside in picture.findings]
     together = np.any([np.zeros(a.shape, dtype=bool), *masks], axis=0)
+    counted = np.where(picture.uncounted & ~together, 0, a)
     samples = []
     for name, inside in picture.findings:
         boxes = {

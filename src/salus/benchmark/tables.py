@@ -43,7 +43,6 @@ from salus.metrics.comparison import MIN_DATASETS
 from salus.metrics.statistics import Floats, Weights
 
 OVER_CASES = {"auroc": weighted_auroc, "auprc": weighted_average_precision}  # have an interval over several seeds
-RESIDUAL_MAPS = ("pca",)  # called without their score, which is the residual
 FLOOR = "pca"  # the floor to beat, with the method's own map where it has one
 
 
@@ -247,7 +246,7 @@ class Scored:
             abnormal=abnormal,
             runs=[np.array([float(row["score"]) for row in rows]) for rows in read],
             floor=np.array([float(row[floor]) for row in first]) if all(row.get(floor) for row in first) else None,
-            same_map=floor == SAME_MAP or trainings[0].map in RESIDUAL_MAPS or trainings[0].map.endswith(" + residual"),
+            same_map=floor == SAME_MAP or trainings[0].map.endswith(" + residual"),
             found=None if Verdict.CANNOT_JUDGE in verdicts else (verdicts == Verdict.ABNORMAL).mean(axis=0) > 0.5,
         )
 

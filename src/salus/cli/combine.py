@@ -23,8 +23,7 @@ def combine(
 
     with bar("combining"):
         made = run(models, data, out, dataset=dataset)
-    calibration = made.calibration
-    warning = calibration.shortfall if calibration else ""
+    calibration, warning = made.calibration, made.shortfall
     answer = {"model": out, "method": made.summary, "threshold": calibration and calibration.threshold}
     lines = [f"{out}: {made.summary}", *([f"Every study will be CANNOT_JUDGE: {warning}"] if warning else [])]
     say({**answer, "warning": warning}, as_json, "\n".join(lines))

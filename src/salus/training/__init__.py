@@ -146,7 +146,7 @@ def train(
     loss_figure(out / "loss.png", run)
     model.save(out)
     shutil.rmtree(progress)
-    return Trained(folder=out, run=run, latent=size, **told, warning=shortfall_of(model))
+    return Trained(folder=out, run=run, latent=size, **told, warning=model.shortfall)
 
 
 def rescored(folder: Path, score: Mapping[str, Any], data: Path, out: Path, *, dataset: str = "folder") -> Path:
@@ -214,13 +214,8 @@ def trained_before(out: Path) -> Trained:
         latent=latent,
         left_out=left_out,
         remarks=told,
-        warning=shortfall_of(model),
+        warning=model.shortfall,
     )
-
-
-def shortfall_of(model: Model) -> str:
-    """Why it will judge nobody; empty where it will."""
-    return model.calibration.shortfall if model.calibration else ""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
