@@ -12,8 +12,14 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 
 from salus import cli
+from salus.nets.weights import where
 
 torch.set_num_threads(1)  # several workers of one machine, and sums in one order
+
+
+def needs_weights(id: str) -> pytest.MarkDecorator:
+    """For a test of weights that are too large for the wheel: skipped where nobody has fetched them."""
+    return pytest.mark.skipif(where(id) is None, reason=f"salus weights fetch {id}")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,7 +12,8 @@ from salus.detectors import build, detector_class
 from salus.detectors.mkd import MKD, POOLS, STUDENTS, Student, coloured, noise_deviation
 from salus.nets import weights
 from salus.nets.trunks import build_trunk
-from salus.nets.weights import PRETRAINED, where
+from salus.nets.weights import PRETRAINED
+from tests.conftest import needs_weights
 
 
 @pytest.fixture(scope="module")
@@ -236,9 +237,8 @@ def test_a_random_teacher_is_named_and_the_same_each_time(mkd):
     assert torch.equal(again.detect(picture()).map, mkd.detect(picture()).map)
 
 
+@needs_weights("vgg16-tv")
 def test_the_teacher_has_imagenets_weights():
-    if where("vgg16-tv") is None:
-        pytest.skip("vgg16-tv is not here: salus weights fetch vgg16-tv")
     score = build("mkd", {"size": 32, "map": "guided"}, {}).score
     assert (score.name, score.digest) == ("vgg16-tv-guided", PRETRAINED["vgg16-tv"].digest)
     first = weights.find("vgg16-tv")["features.0.weight"]

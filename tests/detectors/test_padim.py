@@ -8,7 +8,7 @@ from salus.core.errors import ConfigError, TrainingError, WeightsError
 from salus.detectors import Recipe, build, detector_class, features
 from salus.detectors.padim import PaDiM
 from salus.nets import weights
-from tests.conftest import discs
+from tests.conftest import discs, needs_weights
 
 SMALL = {"size": 32, "trunk": "alexnet", "enlarge": 64, "channels": 12}
 
@@ -101,6 +101,7 @@ def test_memory_is_as_the_page_says():
     assert sum(v.nbytes for v in small().learned().values()) == pytest.approx(4 * small().config.kept()[0], abs=200)
 
 
+@needs_weights("efficientnet_lite0")
 def test_more_than_the_machine_can_hold_is_refused_before_anything_is_built(monkeypatch):
     monkeypatch.setattr(features, "memory", lambda: 50e6)
     recipe = Recipe(epochs=1, batch=2, learning_rate=1.0)

@@ -10,8 +10,9 @@ from salus.nets import weights
 from salus.nets.features import TAPS, Features, shapes
 from salus.nets.lite0 import lite0_layers, lite0_name, padded
 from salus.nets.trunks import build_trunk
-from salus.nets.weights import PRETRAINED, digest_of, fetch, find, where
+from salus.nets.weights import PRETRAINED, digest_of, fetch, find
 from salus.scores.lpips import LPIPS
+from tests.conftest import needs_weights
 
 ENTRY = PRETRAINED["efficientnet_lite0"]
 # Kernel, stride and channels of the sixteen blocks, one by one; all but the first widen six times.
@@ -22,7 +23,6 @@ BLOCKS = (
 # Of the pretrained network on the picture of the test, as `independent` computes them from the published checkpoint.
 SPREADS = (8.47348, 6.60733, 0.949809)
 FINE = (-5.01534, -6.42514, -1.83397, -15.33418)  # first channels of stride 8 at row 3, column 4
-needs_weights = pytest.mark.skipif(where(ENTRY.id) is None, reason=f"salus weights fetch {ENTRY.id}")
 
 
 def published(seed: int = 0) -> dict[str, torch.Tensor]:
@@ -91,7 +91,7 @@ def test_computes_what_an_independent_implementation_computes(side):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4, msg=lambda m, n=number: f"layer {n}: {m}")
 
 
-@needs_weights
+@needs_weights(ENTRY.id)
 def test_pretrained_features_have_not_changed():
     trunk = build_trunk("efficientnet_lite0").fill(find(ENTRY.id))
     ramp = torch.linspace(-1, 1, 64)
@@ -101,7 +101,7 @@ def test_pretrained_features_have_not_changed():
     assert fine[0, :4, 3, 4].tolist() == pytest.approx(FINE, rel=1e-3, abs=1e-4)
 
 
-@needs_weights
+@needs_weights(ENTRY.id)
 def test_pretrained_weights_are_the_pinned_ones():
     found = find(ENTRY.id)
     assert digest_of(found) == ENTRY.digest

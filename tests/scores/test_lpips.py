@@ -6,8 +6,9 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from sklearn.metrics import average_precision_score
 
 from salus.core.errors import ConfigError, WeightsError
-from salus.nets.weights import PRETRAINED, where
+from salus.nets.weights import PRETRAINED
 from salus.scores.lpips import LPIPS
+from tests.conftest import needs_weights
 
 # Two random pairs of 100 x 100 in [-1, 1] from generator seed 42, through the authors' code and weights.
 GOLDEN = {
@@ -63,10 +64,9 @@ def test_gives_the_published_values_squeezenet(squeeze_file, calibration):
     assert net(*pair()).tolist() == pytest.approx(GOLDEN["squeezenet", calibration], rel=1e-5)
 
 
+@needs_weights("vgg16-tv")
 @pytest.mark.parametrize("calibration", ["lin", "none"])
 def test_gives_the_published_values_vgg16(calibration):
-    if where("vgg16-tv") is None:
-        pytest.skip("vgg16-tv is not here: salus weights fetch vgg16-tv")
     assert LPIPS("vgg16", calibration)(*pair()).tolist() == pytest.approx(GOLDEN["vgg16", calibration], rel=1e-5)
 
 
