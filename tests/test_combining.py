@@ -185,7 +185,7 @@ def test_what_cannot_be_combined_is_refused(salus, models, disc_folder, both, tm
     again = shutil.copytree(models / "ae0", tmp_path / "again")
     assert "are one model" in refused(models / "ae0", models / "pca", again)
     (tmp_path / "file").write_text("")
-    assert "cannot be made" in refused(models / "ae0", models / "pca", out=tmp_path / "file")
+    assert "is a file, and a folder is needed" in refused(models / "ae0", models / "pca", out=tmp_path / "file")
     assert "did not learn from" in refused(models / "ae0", models / "pca", data=models, out=both)
     assert "holds another model" in refused(models / "ae0", models / "ae1", out=both)
     larger, others = tmp_path / "larger", tmp_path / "others"

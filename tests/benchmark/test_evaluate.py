@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from salus.benchmark import evaluate
 from salus.benchmark.measures import Scored, divided, share_flagged, strata
-from salus.benchmark.pairing import Judged, bare, inside_box
+from salus.benchmark.pairing import UNMATCHED, Judged, bare, inside_box
 from salus.core import Case, Image, Label, Result, Source, Verdict
 from salus.core.errors import LayoutError
 from salus.io import file_sha256, read_image, write_image
@@ -350,7 +350,7 @@ def test_results_and_cases_find_each_other_by_content_alone(study, tmp_path, num
     made.picture("test/good/01", 999)  # the file changed after it was screened
     metrics = measured(made, tmp_path / "out")
     assert metrics["problems"] == [
-        {"case_id": "test/good/01", "reason": "no result: it was not screened, or its file changed"},
+        {"case_id": "test/good/01", "reason": UNMATCHED},
         {"case_id": "test/good/01", "reason": "a result without a labelled test case"},
     ]
     assert metrics["counts"]["without_result"] == 1

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from salus.benchmark import evaluate
+from salus.benchmark.floors import unbeaten
 from salus.benchmark.report import cell, coded, number, percent
 from salus.io.results import read_result
 from tests.benchmark.conftest import PIXEL_THRESHOLD
@@ -198,3 +199,20 @@ def test_what_a_terminal_puts_between_backticks_is_code_on_a_page(study, tmp_pat
 def test_numbers_keep_digits_that_mean_something():
     assert (number(0.12345), percent(0.067), percent(0.614)) == ("0.123", "6.7\xa0%", "61\xa0%")
     assert (cell(None), cell({"value": 0.0042}), cell({"value": 0.5})) == ("–", "0.0042", "0.500")
+
+
+def with_aurocs(method, **floors):
+    """As much of metrics.json as tells whether a floor is beaten."""
+    measures = {name: {"auroc": value and {"value": value}} for name, value in {"method": method, **floors}.items()}
+    there = {name.replace("_", "-"): {"overall": measures[name]} for name in floors}
+    return {"overall": measures["method"], "floors": {**there, "pca-same-map": None}}
+
+
+def test_a_floor_that_is_not_beaten_is_named_beside_the_headline():
+    said = "The floor PCA residual has AUROC 0.700: this method does not beat it."
+    assert unbeaten(with_aurocs(0.65, mean_intensity=0.5, pca=0.7)) == said
+    assert unbeaten(with_aurocs(0.7, mean_intensity=0.5, pca=0.7)) == said
+    assert unbeaten(with_aurocs(0.71, mean_intensity=0.5, pca=0.7)) == ""
+    assert unbeaten(with_aurocs(None, mean_intensity=0.5, pca=0.7)) == ""  # one class
+    assert unbeaten(with_aurocs(0.6, mean_intensity=None)) == ""
+    assert unbeaten({"overall": None, "floors": None}) == ""

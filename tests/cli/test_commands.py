@@ -228,14 +228,23 @@ def healthy(tmp_path) -> Path:
     return folder
 
 
+def test_no_bar_stays_of_what_never_began(salus, tmp_path):
+    code, _, err = salus("train", "ae", "--data", tmp_path, "--out", tmp_path / "m")
+    assert code == 2
+    assert "training" not in err.split("\n")[0]
+    assert "/?" not in err
+
+
 def test_a_new_threshold_judges_again(salus, disc_folder, studies, healthy, tmp_path):
     model = tmp_path / "m"
     _, out, err = salus("train", "ae", "--data", disc_folder, "--out", model, "--preset", "tiny", "--epochs", 1)
     warning = "Every study will be CANNOT_JUDGE: 12 healthy calibration patients"
     assert warning in out
     assert warning in " ".join(err.split())  # before the training, too
+    assert "1/1" in err
     screening = ("screen", studies, "--model", model, "--out", tmp_path / "results")
-    salus(*screening)
+    code, out, _ = salus(*screening)
+    assert (code, "6 with a score and no verdict: 12 healthy calibration patients" in out) == (0, True)
     few = [result for _, result in read_results(tmp_path / "results")]
     assert all(r.verdict == Verdict.CANNOT_JUDGE and "19 are needed" in r.reasons[0] for r in few)
     code, out, _ = salus("calibrate", model, "--data", healthy, "--false-alarms", 0.1)
@@ -425,8 +434,8 @@ def test_studies_beside_a_test_folder_are_named(salus, model, studies, tmp_path)
         shutil.copy(studies / "study0.png", tmp_path / "incoming" / name)
     code, out, _ = salus("screen", tmp_path / "incoming", "--model", model, "--out", tmp_path / "results")
     assert code == 0
-    assert "1 of 7 cases of incoming was passed over: not in the test part of a data set" in out
-    assert "patient7/a.png was passed over: outside of train/" in out
+    assert "passed over: 1 of 7 cases of incoming: not in the test part of a data set" in out
+    assert "passed over: patient7/a.png: outside of train/" in out
 
 
 def test_other_files_in_a_cases_folder_stay_when_it_is_judged_anew(salus, model, studies, tmp_path):

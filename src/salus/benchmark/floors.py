@@ -62,6 +62,25 @@ def floor_scores(
     return scored, notes
 
 
+def unbeaten(metrics: Mapping[str, Any]) -> str:
+    """A sentence on the best floor where the method's AUROC does not beat it, from `metrics.json`; empty where it does.
+
+    A method below a floor has learned nothing that this test shows, and a number without its floor hides it.
+    """
+    with_auroc = {
+        FLOORS[name]: floor["overall"]["auroc"]["value"]
+        for name, floor in (metrics["floors"] or {}).items()
+        if floor is not None and floor["overall"]["auroc"] is not None
+    }
+    auroc = metrics["overall"] and metrics["overall"]["auroc"]
+    if not with_auroc or auroc is None:
+        return ""
+    best = max(with_auroc, key=with_auroc.__getitem__)
+    if auroc["value"] > with_auroc[best]:
+        return ""
+    return f"The floor {best} has AUROC {with_auroc[best]:.3f}: this method does not beat it."
+
+
 def floor_models(
     dataset: Dataset, preparation: Preparation, score: Mapping[str, Any]
 ) -> tuple[dict[str, Model | None], tuple[str, ...]]:

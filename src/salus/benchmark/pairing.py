@@ -31,6 +31,7 @@ KNOWN = {  # by the card
     "fitted_on": "The model's score was fitted on",
     "calibrated_on": "The model's threshold was set on",
 }
+UNMATCHED = "no result: it was not screened, its file changed, or its result.json is damaged; screen it again"
 KEPT = 1 << 28  # bytes of maps that stay in memory; the rest is read again when asked for
 ABSOLUTE = re.compile(r"(?<![\w.])(?:[A-Za-z]:[\\/]|/)(?:[^\s/\\:'\"]+[\\/])+([^\s/\\:'\"]+)")
 
@@ -106,7 +107,7 @@ def pair(results: Path, data: Path, dataset: str) -> Paired:
             problems.append(Problem(case_id=case.case_id, reason=bare(str(error), data)))
             continue
         if key not in by_hash:
-            problems.append(Problem(case_id=case.case_id, reason="no result: it was not screened, or its file changed"))
+            problems.append(Problem(case_id=case.case_id, reason=UNMATCHED))
             continue
         used.add(key)
         # Equal files have equal results; the one of the same name is preferred for its pictures' sake only.

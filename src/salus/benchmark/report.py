@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 
 from salus.benchmark import figures
-from salus.benchmark.floors import FLOORS
+from salus.benchmark.floors import FLOORS, unbeaten
 from salus.benchmark.pairing import Judged, bare, truth
 from salus.core import Image, Verdict
 from salus.core.errors import SalusError
@@ -149,7 +149,7 @@ def template(name: str) -> jinja2.Template:
 
 
 def summary(judged: Sequence[Judged], metrics: Row) -> list[str]:
-    """The result in two sentences."""
+    """The result in two sentences, and a third where a floor is as good."""
     if not judged:
         return ["None of the test cases could be judged; the reasons are listed below."]
     normal = sum(not one.abnormal for one in judged)
@@ -174,6 +174,8 @@ def summary(judged: Sequence[Judged], metrics: Row) -> list[str]:
             f"A random abnormal case scored above a random healthy one {percent(auroc['value'])} of the time "
             f"(AUROC {number(auroc['value'])}, 95 % interval {number(lower)} to {number(upper)}; chance is 0.5)."
         )
+    if sentence := unbeaten(metrics):
+        told.append(sentence)
     return told
 
 

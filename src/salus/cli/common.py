@@ -49,13 +49,17 @@ def further(sets: Sequence[str]) -> list[tuple[str, Path]]:
 
 @contextmanager
 def bar(what: str) -> Iterator["tuple[Progress, Any]"]:
-    """A progress bar with time left, on stderr; plain text where there is no terminal."""
+    """A progress bar with time left, on stderr; plain text without a terminal. None stays of what never began."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as progress:
-        yield progress, progress.add_task(what, total=None, note="")
+        task = progress.add_task(what, total=None, note="")
+        try:
+            yield progress, task
+        finally:
+            progress.update(task, visible=any(one.total is not None for one in progress.tasks))
 
 
 def say(answer: Mapping[str, Any], as_json: bool, text: str) -> None:

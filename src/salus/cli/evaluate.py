@@ -23,6 +23,7 @@ def evaluate(
     import json
 
     from salus.benchmark import evaluate as run
+    from salus.benchmark.floors import unbeaten
 
     with bar("measuring"):
         report = run(results, data, out, dataset=dataset, seed=seed)
@@ -33,5 +34,7 @@ def evaluate(
     lines = [*(f"{problem['case_id']}: {problem['reason']}" for problem in problems), *metrics["notes"]]
     if auroc is not None:
         lines.append(f"AUROC {auroc['value']:.3f} ({auroc['ci95'][0]:.3f} to {auroc['ci95'][1]:.3f})")
+    if sentence := unbeaten(metrics):
+        lines.append(sentence)
     say(answer, as_json, "\n".join([*lines, str(report)]))
     raise typer.Exit(3 if problems else 0)

@@ -27,16 +27,20 @@ def screen(
     salus screen patients/ --model models/ra --out results
     """
     import json
+    from collections import Counter
 
     from salus import screening
     from salus.core import Verdict
 
     failed: list[Result] = []
+    undecided: Counter[str] = Counter()
     with bar("studies") as (progress, task):
 
         def shown(result: "Result", total: int) -> None:
             if result.score is None or result.remarks:
                 failed.append(result)
+            elif result.verdict is Verdict.CANNOT_JUDGE:
+                undecided["; ".join(result.reasons)] += 1
             progress.update(task, total=total, advance=1, note=result.case_id)
 
         def warned(warning: str) -> None:
@@ -51,10 +55,12 @@ def screen(
         "results": out,
         "counts": counts,
         "failed": {r.case_id: told(r) for r in failed},
+        "undecided": undecided,
         "left_out": left_out,
     }
     lines = [f"{r.case_id}: {'; '.join(told(r))}" for r in failed]
-    lines += [f"{name} was passed over: {reason}" for name, reason in left_out]
+    lines += [f"passed over: {name}: {reason}" for name, reason in left_out]
+    lines += [f"{count} with a score and no verdict: {reason}" for reason, count in undecided.items()]
     totals = ", ".join(f"{counts[v]} {v}" for v in Verdict)
     say(answer, as_json, "\n".join([*lines, f"{out}: {totals}"]))
     raise typer.Exit(3 if failed else 0)

@@ -39,6 +39,8 @@ def make_folder(path: Path) -> Path:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise StorageError(f"{path} is a file, and a folder is needed.") from error
     except OSError as error:
         raise StorageError(f"{path} cannot be made: {error.strerror or error}.") from error
     return path
@@ -61,8 +63,8 @@ def write_whole(path: Path, content: bytes) -> None:
     except OSError as error:
         if error.errno in FULL:
             raise StorageError(
-                f"disk full: {path} needs {len(content):,} bytes ({error.strerror}). Nothing was written; "
-                "make room or choose another folder."
+                f"disk full: {path} needs {len(content):,} bytes ({error.strerror}). This file was not "
+                "written, what is finished stays: make room and repeat the command, or choose another folder."
             ) from error
         raise StorageError(f"{path} cannot be written: {error.strerror or error}.") from error
     finally:

@@ -44,7 +44,8 @@ def read_nifti(path: Path) -> Image:
     except ImageError:
         raise
     except Exception as error:  # a damaged byte makes decoders fail in any way at all
-        raise ImageError(f"{path} cannot be read as NIfTI: {error}. It may be truncated or another format.") from error
+        said = " ".join(str(error).split())  # nibabel writes several lines
+        raise ImageError(f"{path} cannot be read as NIfTI: {said}. It may be truncated or another format.") from error
     depth = 0 if stored.kind == "f" or scaling != (1.0, 0.0) else 8 * stored.itemsize
     if depth > 16 and np.abs(array).max() >= 2**24:
         raise ImageError(f"{path} holds {depth}-bit integers above 2**24, which float32 cannot keep apart.")
