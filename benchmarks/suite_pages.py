@@ -4,16 +4,25 @@
     python benchmarks/suite_pages.py OUT [--groups ra]
 
 A table a data set: mean AUROC over seeds, plus or minus their standard deviation, with its interval over patients; each
-finding's AUROC; pixel AP; the share of healthy and of abnormal cases flagged, from the least to the most of the
-trainings; and what is missing to the best (paired DeLong, Holm's p). With `--groups`, AUROC and flagged shares of one
-method by stratum, means over seeds. All from OUT/summary.json and the cells' metrics.json.
+finding's AUROC; pixel AP; what AUROC is over PCA's with the same map; the share of healthy and of abnormal cases
+flagged, from the least to the most of the trainings; and differences of AUROC, PCA among the methods (paired DeLong by
+patient, trainings held fixed, Holm's p). With `--groups`, AUROC and flagged shares of one method by stratum, means over
+seeds. From OUT/summary.json and the cells' metrics.json and cases.csv.
 """
 
 import argparse
+import csv
 import json
+from itertools import combinations
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
+
+import numpy as np
+
+from salus.metrics import delong_test, holm
+
+HEAD = "| | AUROC | findings | pixel AP | AUROC over PCA | flagged healthy, abnormal |\n|---|---|---|---|---|---|"
 
 
 def main() -> None:
@@ -23,18 +32,39 @@ def main() -> None:
     asked = options.parse_args()
     summary = json.loads((asked.out / "summary.json").read_text())
     for data, rows in summary["data"].items():
-        print(f"\n## {data}\n\n| | AUROC | findings | pixel AP | flagged healthy, abnormal |\n|---|---|---|---|---|")
+        print(f"\n## {data}\n\n{HEAD}")
         for row in rows:
             found = row["measures"]
-            cells = [] if row["floor"] else cells_of(asked.out, data, row["method"], row["score"])
+            cells = cells_of(asked.out, data, row["method"], row["score"])  # none of a floor that no suite names
             shown = [row["method"], told(found["auroc"]), by_finding(cells), told(found["pixel_ap"], short=True)]
+            shown.append(over(row["over_floor"]))
             print(f"| {' | '.join([*shown, flagged([parts(cell) for cell in cells])])} |")
-        for pair in summary["pairs"].get(data, []):
-            low, high = pair["ci95"]
-            difference = f"{pair['value']:.3f} ({low:.3f} to {high:.3f}), p {pair['p_holm']:.2g}"
-            print(f"- {pair['first']} less {pair['second']}: {difference}")
+        named = [(row["method"], row["score"]) for row in rows if row["score"]]
+        show_pairs({f"{method} + {score}": scores_of(asked.out, data, method, score) for method, score in named})
         if asked.groups and (cells := cells_of(asked.out, data, asked.groups, "own")):
             show_groups(asked.groups, cells)
+
+
+def show_pairs(scores: dict[str, tuple[Any, Any, Any]]) -> None:
+    """Differences of the mean AUROCs, with Holm's correction of all pairs."""
+    pairs = list(combinations(scores, 2))
+    found = [delong_test(scores[a][0], scores[a][1], scores[b][1], scores[a][2]) for a, b in pairs]
+    for (a, b), one, p in zip(pairs, found, holm([one.p for one in found]), strict=True):
+        half = 1.96 * one.variance**0.5
+        ends = f"{one.difference - half:.3f} to {one.difference + half:.3f}"
+        print(f"- {a} less {b}: {one.difference:.3f} ({ends}), p {p:.2g}")
+
+
+def scores_of(out: Path, data: str, method: str, score: str) -> tuple[Any, Any, Any]:
+    """Truth (n,), scores (trainings, n) and patients (n,) of the cases, in one order."""
+    runs = []
+    for place in sorted((out / "cells" / data / method).glob(f"seed*/{score}/report/cases.csv")):
+        with place.open(newline="") as file:
+            runs.append({row["case_id"]: row for row in csv.DictReader(file) if row["score"]})
+    cases = sorted(set.intersection(*map(set, runs)))
+    truth = np.array([runs[0][case]["label"] != "normal" for case in cases])
+    values = np.array([[float(run[case]["score"]) for case in cases] for run in runs])
+    return truth, values, np.array([runs[0][case]["patient_id"] for case in cases])
 
 
 def show_groups(method: str, cells: list[dict[str, Any]]) -> None:
@@ -57,6 +87,13 @@ def told(measure: dict[str, Any] | None, *, short: bool = False) -> str:
         return ""
     text = f"{measure['mean']:.3f}" + (f" ± {measure['seed_sd']:.3f}" if measure["seed_sd"] is not None else "")
     return text if short else "{} ({:.3f} to {:.3f})".format(text, *measure["ci95"])
+
+
+def over(found: dict[str, Any] | None) -> str:
+    if found is None or found["ci95"] is None:
+        return ""
+    same = "" if found["same_map"] else ", its residual"
+    return "{:.3f} ({:.3f} to {:.3f}){}".format(found["value"], *found["ci95"], same)
 
 
 def by_finding(cells: list[dict[str, Any]]) -> str:
