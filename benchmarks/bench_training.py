@@ -1,22 +1,24 @@
 """Seconds that every method takes at `fast` to learn the phantom of `make demo`, from a few of its steps.
 
-    python benchmarks/bench_training.py [--methods ra ae] [--threads 2] [--size 128]
+    python benchmarks/bench_training.py [--methods ra ae] [--threads 2] [--set size=128 ...]
 
 The quicker of two steps at each of twenty points of the training, times its number of steps. What follows an epoch is
 left out (a look at the validation images, the state on disk), and so is what follows the training. Methods that learn
-without steps (PCA, banks of features) are passed over. `--size` is another side of the images in pixels, with the
-widths and the steps of `fast`. Exits with 1 where a method takes longer than six minutes, `ddpm` and `ltm` twelve, and
-with another size thirty.
+without steps (PCA, banks of features) are passed over. `--set` changes settings of the methods, as `salus train` does.
+Exits with 1 where a method takes longer than six minutes, `ddpm` and `ltm` twelve, and with other settings thirty.
 """
 
 import argparse
 import statistics
 import sys
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 
+from salus.cli.common import settings
 from salus.datasets.phantom import phantom_slice
 from salus.detectors import DETECTORS, build, detector_class
 from salus.training import Stepper, make_fabric
@@ -24,16 +26,15 @@ from salus.training.loop import averaged, copied, half_precision
 
 IMAGES = 320  # four fifths of 400 heads
 POINTS = [(point + 0.5) / 20 for point in range(20)]
-LIMIT, LIMITS, RESIZED = 360, {"ddpm": 720, "ltm": 720}, 1800
+LIMIT, LIMITS, CHANGED = 360, {"ddpm": 720, "ltm": 720}, 1800
 
 
-def seconds(name: str, size: int | None) -> float | None:
-    """None where nothing is learned in steps; `size` None is that of the preset."""
+def seconds(name: str, changed: Mapping[str, Any]) -> float | None:
+    """None where nothing is learned in steps; `changed` are settings in place of the preset's."""
     preset = detector_class(name).PRESETS["fast"]
     recipe = preset.recipe.for_images(IMAGES)
     torch.manual_seed(0)
-    settings = preset.settings if size is None else {**preset.settings, "size": size}
-    detector = build(name, settings, preset.score).train().to(memory_format=torch.channels_last)
+    detector = build(name, {**preset.settings, **changed}, preset.score).train().to(memory_format=torch.channels_last)
     if not detector.parts():
         return None
     fabric = make_fabric("cpu", "auto")
@@ -61,15 +62,16 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--methods", nargs="+", default=sorted(DETECTORS), choices=sorted(DETECTORS))
     options.add_argument("--threads", type=int, default=2)
-    options.add_argument("--size", type=int, help="Side of the images in pixels, instead of the preset's.")
+    options.add_argument("--set", action="append", default=[], help="key=value, in place of the preset's.")
     chosen = options.parse_args()
+    changed = settings(chosen.set)
     torch.set_num_threads(chosen.threads)
     half = half_precision(make_fabric("cpu", "auto"))
     print(f"{chosen.threads} threads, {'bfloat16' if half else 'single precision'}")
     missed = False
     for name in chosen.methods:
-        if (taken := seconds(name, chosen.size)) is not None:
-            limit = LIMITS.get(name, LIMIT) if chosen.size is None else RESIZED
+        if (taken := seconds(name, changed)) is not None:
+            limit = LIMITS.get(name, LIMIT) if not changed else CHANGED
             missed |= taken > limit
             print(f"{name:16} {taken:5.0f} s of {limit}{' MISSED' if taken > limit else ''}", flush=True)
     return int(missed)
