@@ -174,9 +174,8 @@ def summary(judged: Sequence[Judged], metrics: Row) -> list[str]:
             f"A random abnormal case scored above a random healthy one {percent(auroc['value'])} of the time "
             f"(AUROC {number(auroc['value'])}, 95 % interval {number(lower)} to {number(upper)}; chance is 0.5)."
         )
-    if sentence := unbeaten(metrics):
-        told.append(sentence)
-    return told
+    sentence = unbeaten(metrics)
+    return [*told, sentence] if sentence else told
 
 
 def of(share: Row, kind: str) -> str:
