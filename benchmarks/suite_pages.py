@@ -5,22 +5,16 @@
 
 A table a data set: mean AUROC over seeds, plus or minus their standard deviation, with its interval over patients; each
 finding's AUROC; pixel AP; what AUROC is over PCA's with the same map; the share of healthy and of abnormal cases
-flagged, from the least to the most of the trainings; and differences of AUROC, PCA among the methods (paired DeLong by
-patient, trainings held fixed, Holm's p). With `--groups`, AUROC and flagged shares of one method by stratum, means over
-seeds. From OUT/summary.json and the cells' metrics.json and cases.csv.
+flagged, from the least to the most of the trainings; and differences of AUROC (paired DeLong by patient, trainings held
+fixed, Holm's p). With `--groups`, AUROC and flagged shares of one method by stratum, means over seeds. All from
+OUT/summary.json and the cells' metrics.json.
 """
 
 import argparse
-import csv
 import json
-from itertools import combinations
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
-
-import numpy as np
-
-from salus.metrics import delong_test, holm
 
 HEAD = "| | AUROC | findings | pixel AP | AUROC over PCA | flagged healthy, abnormal |\n|---|---|---|---|---|---|"
 
@@ -39,32 +33,12 @@ def main() -> None:
             shown = [row["method"], told(found["auroc"]), by_finding(cells), told(found["pixel_ap"], short=True)]
             shown.append(over(row["over_floor"]))
             print(f"| {' | '.join([*shown, flagged([parts(cell) for cell in cells])])} |")
-        named = [(row["method"], row["score"]) for row in rows if row["score"]]
-        show_pairs({f"{method} + {score}": scores_of(asked.out, data, method, score) for method, score in named})
+        for pair in summary["pairs"][data]:
+            low, high = pair["ci95"]
+            difference = f"{pair['value']:.3f} ({low:.3f} to {high:.3f}), p {pair['p_holm']}"
+            print(f"- {pair['first']} less {pair['second']}: {difference}")
         if asked.groups and (cells := cells_of(asked.out, data, asked.groups, "own")):
             show_groups(asked.groups, cells)
-
-
-def show_pairs(scores: dict[str, tuple[Any, Any, Any]]) -> None:
-    """Differences of the mean AUROCs, with Holm's correction of all pairs."""
-    pairs = list(combinations(scores, 2))
-    found = [delong_test(scores[a][0], scores[a][1], scores[b][1], scores[a][2]) for a, b in pairs]
-    for (a, b), one, p in zip(pairs, found, holm([one.p for one in found]), strict=True):
-        half = 1.96 * one.variance**0.5
-        ends = f"{one.difference - half:.3f} to {one.difference + half:.3f}"
-        print(f"- {a} less {b}: {one.difference:.3f} ({ends}), p {p:.2g}")
-
-
-def scores_of(out: Path, data: str, method: str, score: str) -> tuple[Any, Any, Any]:
-    """Truth (n,), scores (trainings, n) and patients (n,) of the cases, in one order."""
-    runs = []
-    for place in sorted((out / "cells" / data / method).glob(f"seed*/{score}/report/cases.csv")):
-        with place.open(newline="") as file:
-            runs.append({row["case_id"]: row for row in csv.DictReader(file) if row["score"]})
-    cases = sorted(set.intersection(*map(set, runs)))
-    truth = np.array([runs[0][case]["label"] != "normal" for case in cases])
-    values = np.array([[float(run[case]["score"]) for case in cases] for run in runs])
-    return truth, values, np.array([runs[0][case]["patient_id"] for case in cases])
 
 
 def show_groups(method: str, cells: list[dict[str, Any]]) -> None:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -284,8 +285,13 @@ def test_a_floor_that_is_a_method_has_one_line(disc_folder, tmp_path, in_this_pr
     benchmark(written(tmp_path, methods=methods, scores=scores, seeds=[0]), tmp_path / "out", data=disc_folder)
     ours = ["forty", "forty", "mean-intensity", "pca", "pca"]  # with own score, and squared
     assert [row["method"] for row in rows(tmp_path / "out")] == ours
-    lines = without_costs(tmp_path / "out")["data"]["discs"]
+    summary = without_costs(tmp_path / "out")
+    lines = summary["data"]["discs"]
     assert all(one["over_floor"]["same_map"] for one in lines if one["method"] != "mean-intensity"), "its own residual"
+    names = {f"{row['method']} + {row['score']}" for row in rows(tmp_path / "out")}
+    assert {frozenset((pair["first"], pair["second"])) for pair in summary["pairs"]["discs"]} == {
+        frozenset(two) for two in combinations(names, 2)
+    }, "who names a floor wants to see it compared"
     methods.pop("forty")
     benchmark(written(tmp_path, methods=methods, scores=scores, seeds=[0]), tmp_path / "out", data=disc_folder)
     assert [row["method"] for row in rows(tmp_path / "out")] == [*ours[2:], "PCA residual", "PCA + squared"]

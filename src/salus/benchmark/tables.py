@@ -100,7 +100,7 @@ def summarised(suite: Suite, name: str, rows: Sequence[Row], looks: Mapping[str,
         ]
         lines.sort(key=lambda line: (-((line[0]["measures"]["auroc"] or {}).get("mean", -1)), line[0]["method"]))
         data[one] = [entry for entry, _ in lines]
-        pairs[one] = differences([(name_of(entry), scored) for entry, scored in lines if scored and not entry["floor"]])
+        pairs[one] = differences([(name_of(entry), scored) for entry, scored in lines if scored])
     return {
         "format": 1,
         "suite": name,
