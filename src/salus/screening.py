@@ -41,6 +41,7 @@ from salus.io.results import (
 )
 from salus.model import Model, case_score, detections, device_of, halves_fast, model_id, versions
 from salus.preprocess.geometry import reorient, resample
+from salus.threshold import known_to, marks
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -74,19 +75,24 @@ class Screener:
 
     screener = Screener.load(Path("models/ra"))
     for result in screener.each(cases, out=Path("results")): ...
+
+    Attributes:
+        met: names of the cases whose files, or other images of whose patients, the model learned from.
     """
 
-    def __init__(self, model: Model, identity: str, *, dicom: bool = False) -> None:
-        self.model, self.identity, self.dicom = model, identity, dicom
+    def __init__(self, model: Model, identity: str, *, dicom: bool = False, dataset: str = "folder") -> None:
+        self.model, self.identity, self.dicom, self.dataset = model, identity, dicom, dataset
+        self.known = known_to(model.card) or set()
+        self.met: set[str] = set()
 
     @classmethod
-    def load(cls, folder: Path, *, device: str = "auto", dicom: bool = False) -> Self:
-        """The model in `folder`, verified.
+    def load(cls, folder: Path, *, device: str = "auto", dicom: bool = False, dataset: str = "folder") -> Self:
+        """The model in `folder`, verified, for cases that `dataset` reads.
 
         Raises:
             ModelError: missing, altered, or newer than this Salus.
         """
-        return cls(Model.load(folder, device=device), model_id(folder), dicom=dicom)
+        return cls(Model.load(folder, device=device), model_id(folder), dicom=dicom, dataset=dataset)
 
     def each(self, cases: Iterable[Case], *, out: Path) -> Iterator[Result]:
         """Judge `cases`, write each under `out`, and yield its result in order; finished ones are not done again.
@@ -116,6 +122,8 @@ class Screener:
         sources: dict[str, str] = {}
         try:
             sources = hashes(case)
+            if self.known & marks(self.dataset, "", case):  # in a public set's own test part by files alone
+                self.met.add(case.case_id)
             done = read_result(out / case.case_id)
             if done is not None and done.model == self.identity and done.sources == sources and self.whole(case, done):
                 return done
@@ -268,7 +276,7 @@ def screen(
             under a case's name.
         ModelError, StorageError: see their messages.
     """
-    screener = Screener.load(model, device=device, dicom=dicom)
+    screener = Screener.load(model, device=device, dicom=dicom, dataset=dataset)
     if screener.model.precision == "bf16" and not halves_fast(device_of(device)):
         on_warning(IMITATED)
     for left in make_folder(out).glob(f"{UNPACKED}*"):  # by a process that was killed
@@ -312,7 +320,12 @@ def screened(
         counts[result.verdict] += 1
         on_result(result, len(cases))
     write_table(out / "cases.csv", (r for folder, r in read_results(out) if folder == out / r.case_id))
-    ended = {"finished": True, "seconds": time.perf_counter() - started, "verdicts": counts}
+    ended = {
+        "finished": True,
+        "seconds": time.perf_counter() - started,
+        "verdicts": counts,
+        "known": sorted(screener.met),
+    }
     write_whole(out / "run.json", (json.dumps({**about, **ended}, indent=1) + "\n").encode())
     return counts
 
@@ -384,7 +397,10 @@ def apart(cases: Sequence[tuple[Case, Path]]) -> list[Case]:
             name if often[name] == 1 else "/".join(path[-name.count("/") - 2 :])
             for name, path in zip(names, paths, strict=True)
         ]
-    return [replace(case, case_id=name) for (case, _), name in zip(cases, names, strict=True)]
+    return [
+        replace(case, case_id=name, patient_id=name if case.patient_id == case.case_id else case.patient_id)
+        for (case, _), name in zip(cases, names, strict=True)
+    ]
 
 
 def unexpected(case: Case, error: Exception) -> str:

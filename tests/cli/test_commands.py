@@ -17,8 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from salus.core import Result, Verdict
+from salus.core import Result, Split, Verdict
 from salus.core.errors import ImageError
+from salus.datasets import open_dataset
+from salus.datasets.protocol import split
 from salus.detectors import DETECTORS
 from salus.io.results import read_result, read_results
 from salus.model import Model
@@ -551,6 +553,38 @@ def test_a_full_disk_ends_training_cleanly_and_it_goes_on(salus, disc_folder, sm
     assert salus(*command)[0] == 0
 
 
+def test_screening_names_whom_the_model_learned_from(salus, model, studies, disc_folder, tmp_path):
+    command = ("--model", model, "--out", tmp_path / "results", "--json")
+    learned = split(open_dataset("folder", disc_folder)).only(split=Split.TRAIN)
+    shutil.copy(learned[0].images[0].path, studies / "again.png")
+    for _ in range(2):  # also of what was judged before
+        code, out, _ = salus("screen", studies, *command)
+        assert code == 0
+        assert json.loads(out)["known"] == ["again"]
+    assert json.loads((tmp_path / "results" / "run.json").read_bytes())["known"] == ["again"]
+    code, out, _ = salus("screen", studies, *command[:-1])
+    assert "1 are of people whom the model learned from, such as again" in out
+    (studies / "again.png").unlink()
+    assert json.loads(salus("screen", studies, *command)[1])["known"] == []
+
+
+def test_screening_knows_people_by_their_ids(salus, studies, disc_folder, tmp_path):
+    from salus.training import train
+
+    data = tmp_path / "data"
+    shutil.copytree(disc_folder / "train", data / "train")
+    names = [f"{path.relative_to(data)}" for path in sorted((data / "train" / "good").iterdir())]
+    rows = "".join(f"{name},p{index}\n" for index, name in enumerate(names))
+    (data / "metadata.csv").write_text(f"file,patient_id\n{rows}")
+    model = train("ae", data, tmp_path / "m", preset="tiny", epochs=1).folder
+    everybody = "".join(f"study{index}.png,{'p' if index else 'q'}{index}\n" for index in range(6))
+    (studies / "metadata.csv").write_text(f"file,patient_id\n{everybody}")
+    learned = {case.patient_id for case in split(open_dataset("folder", data)).only(split=Split.TRAIN)}
+    out = salus("screen", studies, "--model", model, "--out", tmp_path / "results", "--json")[1]
+    known = [f"study{index}" for index in range(1, 6) if f"p{index}" in learned]
+    assert json.loads(out)["known"] == known != []
+
+
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGTERM])
 def test_screening_goes_on_after_a_kill(signal_number, model, tmp_path):
     folder = tmp_path / "many"
@@ -560,11 +594,13 @@ def test_screening_goes_on_after_a_kill(signal_number, model, tmp_path):
     results = tmp_path / "results"
     command = [sys.executable, "-c", "from salus.cli import main; main()", "screen", str(folder)]
     command += ["--model", str(model), "--out", str(results), "--json"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     while len(list(results.rglob("result.json"))) < 20 and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal_number)
-    assert process.wait() == -signal_number, "it was to be killed in the middle"
+    _, said = process.communicate()
+    assert process.returncode == -signal_number, "it was to be killed in the middle"
+    assert ("What is finished is kept" in said) == (signal_number == signal.SIGTERM), said
     done = {path: path.stat().st_mtime_ns for path in results.rglob("result.json")}
     assert 20 <= len(done) < 200
     again = subprocess.run(command, capture_output=True, check=False)

@@ -3,7 +3,10 @@
 Exit codes: 0 done; 2 the user's mistake, one clear message; 3 finished, but some cases failed.
 """
 
+import os
+import signal
 import sys
+from types import FrameType
 
 import typer
 
@@ -32,14 +35,23 @@ for command in (demo, plan, train, combine, screen, evaluate, calibrate, probe, 
 app.add_typer(weights.app, name="weights")
 
 
+INTERRUPTED = "Interrupted. What is finished is kept; the same command goes on (`train` with --resume)."
+
+
+def ended(number: int, frame: FrameType | None) -> None:
+    """A word before SIGTERM does what it does without us."""
+    os.write(2, f"\n{INTERRUPTED}\n".encode())  # a print could be in the middle of another
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
 def main() -> None:
     """Entry point of the console script."""
+    signal.signal(signal.SIGTERM, ended)
     try:
         app()
     except KeyboardInterrupt:
-        print(
-            "Interrupted. What is finished is kept; the same command goes on (`train` with --resume).", file=sys.stderr
-        )
+        print(INTERRUPTED, file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         from salus.core.errors import SalusError  # not above: numpy comes with it, which `--help` has no use for

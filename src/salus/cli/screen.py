@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from salus.core import Result
 
 
+FLATTERED = "scores are too low and p-values too high there"
+
+
 def screen(
     inputs: Annotated[list[Path], typer.Argument(help="DICOM, NIfTI, PNG, JPEG or TIFF files, or folders of them.")],
     model: Annotated[Path, typer.Option(help="Folder written by `salus train`.")],
@@ -50,17 +53,21 @@ def screen(
             inputs, model=model, out=out, dataset=dataset, dicom=dicom, device=device, on_warning=warned,
             on_result=shown,
         )  # fmt: skip
-    left_out = json.loads((out / "run.json").read_bytes())["left_out"]
+    run = json.loads((out / "run.json").read_bytes())
+    left_out, known = run["left_out"], run["known"]
     answer = {
         "results": out,
         "counts": counts,
         "failed": {r.case_id: told(r) for r in failed},
         "undecided": undecided,
         "left_out": left_out,
+        "known": known,
     }
     lines = [f"{r.case_id}: {'; '.join(told(r))}" for r in failed]
     lines += [f"passed over: {name}: {reason}" for name, reason in left_out]
     lines += [f"{count} with a score and no verdict: {reason}" for reason, count in undecided.items()]
+    if known:
+        lines.append(f"{len(known)} are of people whom the model learned from, such as {known[0]}: {FLATTERED}")
     totals = ", ".join(f"{counts[v]} {v}" for v in Verdict)
     say(answer, as_json, "\n".join([*lines, f"{out}: {totals}"]))
     raise typer.Exit(3 if failed else 0)
