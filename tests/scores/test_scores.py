@@ -125,6 +125,40 @@ def test_perceptual_is_lpips_and_enlarging_makes_its_map_finer():
     assert widths[1] < widths[0]
 
 
+@pytest.mark.parametrize("settings", [{"name": "residual"}, {"name": "smoothed", "sigma": 2}])
+def test_equalised_is_the_difference_of_what_scikit_image_equalises(settings):
+    x, restored = pair()
+    found = build_score(**settings, equalised=True)(x, restored)
+    for i in range(len(x)):
+        even, even_restored = (equalize_adapthist(v[i, 0].numpy().astype(float)) for v in (x, restored))
+        expected = np.abs(gaussian_filter(even - even_restored, settings.get("sigma", 0)))
+        np.testing.assert_allclose(found[i, 0].numpy(), expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("settings", [{"name": "residual"}, {"name": "smoothed", "sigma": 2}])
+def test_the_foreground_is_where_the_image_is_not_0(settings):
+    x, restored = pair()
+    x[..., :20] = 0
+    everywhere, inside = (build_score(**settings, foreground=f)(x, restored) for f in (False, True))
+    assert everywhere[..., :20].max() > 0.01
+    assert inside[..., :20].max() == 0
+    assert torch.equal(inside[..., 20:], everywhere[..., 20:] * (x[..., 20:] > 0))
+
+
+def test_z_scores_by_level_by_hand():
+    score = build_score("zscore", of="residual", by="level", sigma=0.0, least=0.1)
+    score.sized(2)
+    restored = torch.tensor([[0.1, 0.1], [0.8, 0.8]]).expand(2, 1, 2, 2)
+    away = torch.tensor([[[0.01, 0.03], [0.05, 0.15]], [[0.01, 0.03], [0.05, 0.15]]])[:, None]
+    score.fit([(restored + away, restored)], lambda x: {})
+    assert score.mean.shape == (32,)
+    # Dark tissue: mean .02, SD .01; bright tissue: mean .1, SD .05; a level that nobody has: all pixels' mean .06.
+    new = torch.tensor([[[[0.1, 0.8], [0.5, 0.8]]]])
+    found = score(new + torch.tensor([[0.05, 0.05], [0.06, 0.2]]), new)[0, 0]
+    np.testing.assert_allclose(found, [[3, 0], [0, 2]], atol=1e-4)
+    assert score.spread[16] == pytest.approx(away.std())
+
+
 def test_z_scores_by_hand():
     score = build_score("zscore", of="residual", sigma=0.0, least=0.1)
     score.sized(2)
@@ -193,9 +227,12 @@ def test_a_name_tells_everything_that_changes_the_numbers():
     assert len(set(names)) == 16
     assert build_score("smoothed", sigma=1).name != build_score("smoothed", sigma=2).name
     signed = [
-        build_score(name, sign=sign).name for name in ("residual", "smoothed") for sign in ("both", "bright", "dark")
-    ]
-    assert len(set(signed)) == 6
+        build_score(name, sign=sign, equalised=e, foreground=f).name
+        for name in ("residual", "smoothed") for sign in ("both", "bright", "dark")
+        for e in (False, True) for f in (False, True)
+    ]  # fmt: skip
+    assert len(set(signed)) == 24
+    assert build_score("zscore").name != build_score("zscore", by="level").name
 
 
 def test_half_precision_changes_a_map_little():

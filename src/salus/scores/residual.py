@@ -9,6 +9,7 @@ from pydantic import Field, validate_call
 from torch import Tensor
 
 from salus.scores.base import Reduction, Score
+from salus.scores.clahe import clahe
 
 Sign = Literal["both", "bright", "dark"]
 
@@ -20,26 +21,45 @@ def of_sign(difference: Tensor, sign: Sign) -> Tensor:
     return (difference if sign == "bright" else -difference).clamp(min=0)
 
 
-def named(name: str, sign: Sign) -> str:
-    """The score's name with its sign, where that is not the usual one."""
-    return name if sign == "both" else f"{name}-{sign}"
+class Difference(Score):
+    """What `Residual` and `Smoothed` can do alike: which differences count, of which pictures, and where.
+
+    Args:
+        name: without what is said here.
+        sign: "both", or where findings are known to be bright (on FLAIR, say) or dark, these alone.
+        equalised: whether the two pictures' contrast is equalised first (CLAHE), as equation 5's first factor is.
+        foreground: whether the map is 0 where the image is, as around a brain that was cut out.
+        image: see `Score`.
+    """
+
+    def __init__(self, name: str, sign: Sign, equalised: bool, foreground: bool, image: Reduction) -> None:
+        said = {f"-{sign}": sign != "both", "-equalised": equalised, "-foreground": foreground}
+        super().__init__(name + "".join(text for text, unusual in said.items() if unusual), image)
+        self.sign, self.equalised, self.foreground = sign, equalised, foreground
+
+    def forward(self, x: Tensor, restored: Tensor) -> Tensor:
+        first, second = clahe(torch.cat([x, restored])).chunk(2) if self.equalised else (x, restored)
+        anomaly = of_sign(self.blurred(first - second), self.sign)
+        return anomaly * (x > 0) if self.foreground else anomaly
+
+    def blurred(self, difference: Tensor) -> Tensor:
+        """The difference, (B, 1, H, W), before its sign is dropped."""
+        return difference
 
 
-class Residual(Score):
+class Residual(Difference):
     """|x - restored|.
 
     Args:
-        sign: "both", or where findings are known to be bright (on FLAIR, say) or dark, these alone.
+        sign, equalised, foreground: see `Difference`.
         image: see `Score`.
     """
 
     @validate_call
-    def __init__(self, *, sign: Sign = "both", image: Reduction = "mean") -> None:
-        super().__init__(named("residual", sign), image)
-        self.sign = sign
-
-    def forward(self, x: Tensor, restored: Tensor) -> Tensor:
-        return of_sign(x - restored, self.sign)
+    def __init__(
+        self, *, sign: Sign = "both", equalised: bool = False, foreground: bool = False, image: Reduction = "mean"
+    ) -> None:
+        super().__init__("residual", sign, equalised, foreground, image)
 
 
 class Squared(Score):
@@ -53,7 +73,7 @@ class Squared(Score):
         return (x - restored).square()
 
 
-class Smoothed(Score):
+class Smoothed(Difference):
     """|G(x - restored)|, G a Gaussian: the residual is smoothed *before* its sign is dropped.
 
     Noise, and the light and dark rims along an edge that is restored a little beside its place, then cancel; a region
@@ -61,7 +81,7 @@ class Smoothed(Score):
 
     Args:
         sigma: of the Gaussian, pixels of the network's grid; 0 smooths nothing.
-        sign: see `Residual`.
+        sign, equalised, foreground: see `Difference`.
         image: see `Score`.
     """
 
@@ -71,13 +91,15 @@ class Smoothed(Score):
         *,
         sigma: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0,
         sign: Sign = "both",
+        equalised: bool = False,
+        foreground: bool = False,
         image: Reduction = "mean",
     ) -> None:
-        super().__init__(named(f"smoothed-{sigma:g}", sign), image)
-        self.sigma, self.sign = sigma, sign
+        super().__init__(f"smoothed-{sigma:g}", sign, equalised, foreground, image)
+        self.sigma = sigma
 
-    def forward(self, x: Tensor, restored: Tensor) -> Tensor:
-        return of_sign(gaussian(x - restored, self.sigma), self.sign)
+    def blurred(self, difference: Tensor) -> Tensor:
+        return gaussian(difference, self.sigma)
 
 
 def gaussian(maps: Tensor, sigma: float) -> Tensor:

@@ -1,7 +1,7 @@
-"""How unusual a difference is at its place, among healthy images."""
+"""How unusual a difference is at its place, or in tissue of its brightness, among healthy images."""
 
 from collections.abc import Iterable
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, validate_call
@@ -11,18 +11,21 @@ from salus.core.errors import ConfigError
 from salus.scores.base import Reduction, Score, Terms
 from salus.scores.residual import gaussian
 
+LEVELS = 32  # grey levels that are told apart
+
 
 class ZScore(Score):
-    """(map - mean) / SD of another score's map, mean and SD from healthy images at each pixel; below the mean is 0.
+    """(map - mean) / SD of another score's map, mean and SD from healthy images; below the mean is 0.
 
     Where healthy images are always restored badly, such as at the cortex, a difference then counts for less. Few
-    images give noisy statistics, so both are smoothed over neighbours, and the SD never falls under a share of its mean
-    over the image.
+    images give noisy statistics, so both are smoothed over neighbours, and the SD never falls under a share of its
+    mean.
 
     Args:
         of: the other score, by name, or as its settings: {"name": "smoothed", "sigma": 2}.
-        sigma: of the Gaussian that smooths mean and variance, pixels.
-        least: share of the image's mean SD below which no pixel's SD falls.
+        by: "pixel" has a mean and an SD for each pixel, "level" for each of 32 grey levels of the restoration.
+        sigma: of the Gaussian that smooths mean and variance, pixels or levels.
+        least: share of the mean SD below which none falls.
         image: see `Score`.
     """
 
@@ -35,6 +38,7 @@ class ZScore(Score):
         self,
         *,
         of: str | dict[str, Any] = "residual",
+        by: Literal["pixel", "level"] = "pixel",
         sigma: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0,
         least: Annotated[float, Field(gt=0, le=1)] = 0.1,
         image: Reduction = "mean",
@@ -44,29 +48,52 @@ class ZScore(Score):
         inner = build_score(**({"name": of} if isinstance(of, str) else of))
         if isinstance(inner, ZScore):
             raise ConfigError("score.of: a z-score of a z-score says nothing new.")
-        super().__init__(f"zscore-{inner.name}", image)
-        self.of, self.sigma, self.least = inner, sigma, least
+        super().__init__(f"zscore-{inner.name}{'' if by == 'pixel' else '-by-level'}", image)
+        self.of, self.by, self.sigma, self.least = inner, by, sigma, least
 
     def sized(self, size: int) -> None:
         self.of.sized(size)
-        self.register_buffer("mean", torch.zeros(1, 1, size, size))
-        self.register_buffer("spread", torch.ones(1, 1, size, size))
+        shape = (1, 1, size, size) if self.by == "pixel" else (LEVELS,)
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("spread", torch.ones(shape))
 
     def forward(self, x: Tensor, restored: Tensor) -> Tensor:
-        return self.standardised(self.of(x, restored))
+        return self.standardised(self.of(x, restored), restored)
 
     def compare(self, x: Tensor, restored: Tensor, terms: Terms) -> Tensor:
-        return self.standardised(self.of.compare(x, restored, terms))
+        return self.standardised(self.of.compare(x, restored, terms), restored)
 
-    def standardised(self, anomaly: Tensor) -> Tensor:
+    def standardised(self, anomaly: Tensor, restored: Tensor) -> Tensor:
         """(B, 1, H, W) in units of the healthy SD, 0 below the healthy mean."""
-        return ((anomaly - self.mean) / self.spread).clamp(min=0)
+        at = slice(None) if self.by == "pixel" else level(restored)
+        return ((anomaly - self.mean[at]) / self.spread[at]).clamp(min=0)
 
     def fit(self, healthy: Iterable[tuple[Tensor, Tensor]], terms: Terms) -> None:
-        maps = torch.cat([self.of.compare(x, restored, terms) for x, restored in healthy]).float()
+        pairs = [(self.of.compare(x, restored, terms).float(), restored) for x, restored in healthy]
+        maps, pictures = (torch.cat(both) for both in zip(*pairs, strict=True))
         if len(maps) < self.LEAST:
             raise ConfigError(f"score zscore needs {self.LEAST} healthy validation images or more, got {len(maps)}.")
-        variance, mean = torch.var_mean(maps, 0, keepdim=True)
-        spread = gaussian(variance, self.sigma).sqrt()
-        self.mean.copy_(gaussian(mean, self.sigma))
+        mean, variance = self.by_pixel(maps) if self.by == "pixel" else self.by_level(maps, level(pictures))
+        spread = variance.sqrt()
+        self.mean.copy_(mean)
         self.spread.copy_(spread.clamp(min=max(self.least * float(spread.mean()), 1e-8)))
+
+    def by_pixel(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance, each (1, 1, H, W)."""
+        variance, mean = torch.var_mean(maps, 0, keepdim=True)
+        return gaussian(mean, self.sigma), gaussian(variance, self.sigma)
+
+    def by_level(self, maps: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance, each (LEVELS,); where no healthy pixel is near, those of all pixels."""
+        values = maps.double().flatten()
+        sums = [torch.bincount(levels.flatten(), v, LEVELS) for v in (torch.ones_like(values), values, values.square())]
+        count, first, second = (gaussian(s.view(1, 1, 1, -1), self.sigma).flatten() for s in sums)
+        seen = count > 0
+        mean = torch.where(seen, first / count, values.mean())
+        variance = torch.where(seen, second / count - mean.square(), values.var())
+        return mean, variance.clamp(min=0)
+
+
+def level(restored: Tensor) -> Tensor:
+    """Which of LEVELS equal steps of [0, 1] each pixel is in."""
+    return (restored.clamp(0, 1) * LEVELS).long().clamp(max=LEVELS - 1)
