@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from salus.core import Case, Dataset, Image, Result, Split, Verdict
 from salus.core.errors import ImageError, LayoutError, SalusError, StorageError
 from salus.core.kinds import DICOMDIR, SUFFIXES, is_image
+from salus.core.machine import sweep
 from salus.datasets import open_dataset
 from salus.datasets.folder import studies_in
 from salus.io import read_study, write_image
@@ -67,6 +68,7 @@ class Ready:
     source: Image | None = None
     prepared: Image | None = None
     reason: str = ""
+    known: bool = False
     seconds: float = 0.0
 
 
@@ -75,15 +77,11 @@ class Screener:
 
     screener = Screener.load(Path("models/ra"))
     for result in screener.each(cases, out=Path("results")): ...
-
-    Attributes:
-        met: names of the cases whose files, or other images of whose patients, the model learned from.
     """
 
     def __init__(self, model: Model, identity: str, *, dicom: bool = False, dataset: str = "folder") -> None:
         self.model, self.identity, self.dicom, self.dataset = model, identity, dicom, dataset
         self.known = known_to(model.card) or set()
-        self.met: set[str] = set()
 
     @classmethod
     def load(cls, folder: Path, *, device: str = "auto", dicom: bool = False, dataset: str = "folder") -> Self:
@@ -122,10 +120,11 @@ class Screener:
         sources: dict[str, str] = {}
         try:
             sources = hashes(case)
-            if self.known & marks(self.dataset, "", case):  # in a public set's own test part by files alone
-                self.met.add(case.case_id)
+            # Ids of a public set do not count here: the images that it gives to be tested are its own test part.
+            known = bool(self.known) and not self.known.isdisjoint(marks(self.dataset, "", case))
             done = read_result(out / case.case_id)
-            if done is not None and done.model == self.identity and done.sources == sources and self.whole(case, done):
+            same = done is not None and (done.model, done.sources) == (self.identity, sources)
+            if done is not None and same and self.whole(case, done, known):
                 return done
             source = read_study(case.images)
             prepared = self.model.preparation(source)
@@ -134,7 +133,7 @@ class Screener:
         except Exception as error:  # one study must never stop the others; the row says what happened
             return Ready(case=case, sources=sources, reason=unexpected(case, error))
         seconds = time.perf_counter() - started
-        return Ready(case=case, sources=sources, source=source, prepared=prepared, seconds=seconds)
+        return Ready(case=case, sources=sources, source=source, prepared=prepared, known=known, seconds=seconds)
 
     def flush(self, waiting: Sequence[Ready], out: Path, pool: ThreadPoolExecutor) -> Iterator[Result]:
         """Detect in all waiting studies together, then bring home, judge and write each."""
@@ -200,6 +199,7 @@ class Screener:
             seconds=item.seconds + share + time.perf_counter() - started,
             versions=versions(),
             remark=item.case.remark,
+            known=item.known,
             **self.verdict(score),
         )
         if self.dicom and from_dicom(item.case.images):
@@ -214,9 +214,9 @@ class Screener:
         write_result(folder, result)
         return result
 
-    def whole(self, case: Case, done: Result) -> bool:
+    def whole(self, case: Case, done: Result, known: bool) -> bool:
         """Whether nothing that is asked for is missing from an earlier result, and nothing is told that is no more."""
-        if done.score is not None and done.remark != case.remark:
+        if done.score is not None and (done.remark, done.known) != (case.remark, known):
             return False
         tried = REPORT in done.files or done.underived != ""
         return not self.dicom or done.score is None or not from_dicom(case.images) or tried
@@ -279,8 +279,7 @@ def screen(
     screener = Screener.load(model, device=device, dicom=dicom, dataset=dataset)
     if screener.model.precision == "bf16" and not halves_fast(device_of(device)):
         on_warning(IMITATED)
-    for left in make_folder(out).glob(f"{UNPACKED}*"):  # by a process that was killed
-        shutil.rmtree(left, ignore_errors=True)
+    sweep(make_folder(out), f"{UNPACKED}*")
     try:
         there = Path(tempfile.mkdtemp(prefix=UNPACKED, dir=out))
     except OSError as error:
@@ -316,15 +315,17 @@ def screened(
     }
     write_whole(out / "run.json", (json.dumps({**about, "finished": False}, indent=1) + "\n").encode())
     counts = dict.fromkeys(Verdict, 0)
+    known = []
     for result in screener.each(cases, out=out):
         counts[result.verdict] += 1
+        known += [result.case_id] * result.known
         on_result(result, len(cases))
     write_table(out / "cases.csv", (r for folder, r in read_results(out) if folder == out / r.case_id))
     ended = {
         "finished": True,
         "seconds": time.perf_counter() - started,
         "verdicts": counts,
-        "known": sorted(screener.met),
+        "known": None if known_to(screener.model.card) is None else known,
     }
     write_whole(out / "run.json", (json.dumps({**about, **ended}, indent=1) + "\n").encode())
     return counts

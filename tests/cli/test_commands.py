@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import ANY
@@ -140,9 +141,11 @@ def test_a_folder_without_a_single_readable_image_is_explained(salus, tmp_path):
     [
         (["--set", "latnet=3"], "Did you mean 'latent'?"),
         (["--set", "latent=-3"], "latent"),
-        (["--set", "recipe.epoch=3"], "Did you mean 'epochs'?"),
+        (["--set", "recipe.epoch=3"], "Did you mean 'recipe.epochs'?"),
+        (["--set", "epochs=3"], "ae has no setting 'epochs'. Did you mean 'recipe.epochs'?"),
+        (["--set", "lower=3"], "ae has no setting 'lower'. Did you mean 'prepare.lower'?"),
         (["--set", "recipe.batch=zero"], "recipe.batch"),
-        (["--set", "prepare.intensty=minmax"], "Did you mean 'intensity'?"),
+        (["--set", "prepare.intensty=minmax"], "Did you mean 'prepare.intensity'?"),
         (["--set", "score.name=residuals"], "Did you mean 'residual'?"),
         (["--set", "recipee.batch=1"], "Did you mean 'recipe'?"),
         (["--set", "latent"], "key=value"),
@@ -160,7 +163,7 @@ def test_a_wrong_setting_is_named_before_anything_starts(wrong, said, salus, dis
 
 
 def test_an_unknown_detector_or_data_set_is_named(salus, disc_folder, tmp_path):
-    assert "ra" in refused(salus, "train", "raa", "--data", disc_folder, "--out", tmp_path / "m")
+    assert "Did you mean 'ra'?" in refused(salus, "train", "raa", "--data", disc_folder, "--out", tmp_path / "m")
     said = refused(salus, "train", "ae", "--data", disc_folder, "--dataset", "foldr", "--out", tmp_path / "m")
     assert "Did you mean 'folder'?" in said
 
@@ -563,7 +566,9 @@ def test_screening_names_whom_the_model_learned_from(salus, model, studies, disc
         assert json.loads(out)["known"] == ["again"]
     assert json.loads((tmp_path / "results" / "run.json").read_bytes())["known"] == ["again"]
     code, out, _ = salus("screen", studies, *command[:-1])
-    assert "1 are of people whom the model learned from, such as again" in out
+    assert "1 of 7, such as again, are known to the model" in out
+    rows = csv.DictReader((tmp_path / "results" / "cases.csv").read_text().splitlines())
+    assert [row["case_id"] for row in rows if row["known"]] == ["again"]
     (studies / "again.png").unlink()
     assert json.loads(salus("screen", studies, *command)[1])["known"] == []
 
@@ -608,6 +613,47 @@ def test_screening_goes_on_after_a_kill(signal_number, model, tmp_path):
     assert len(list(read_results(results))) == 200
     assert all(path.stat().st_mtime_ns == then for path, then in done.items())
     assert not list(results.rglob("*.part")), os.listdir(results)
+
+
+@pytest.mark.parametrize("stderr", ["nobody reads it", "it is full"])
+def test_sigterm_ends_a_screening_whatever_became_of_its_stderr(stderr, model, tmp_path):
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for index, picture in enumerate(discs(200, seed=4)):
+        save(folder / f"{index:03}.png", np.round(picture[0] * 255).astype(np.uint8))
+    results = tmp_path / "results"
+    command = [sys.executable, "-c", "from salus.cli import main; main()", "screen", str(folder)]
+    read, write = os.pipe()
+    if stderr == "it is full":
+        os.set_blocking(write, False)
+        with suppress(BlockingIOError):
+            while True:
+                os.write(write, bytes(1 << 12))
+        os.set_blocking(write, True)
+    command += ["--model", str(model), "--out", str(results)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=write)
+    os.close(write)
+    if stderr == "nobody reads it":
+        os.close(read)
+    while len(list(results.rglob("result.json"))) < 20 and process.poll() is None:
+        time.sleep(0.01)
+    process.terminate()
+    assert process.wait(timeout=10) == -signal.SIGTERM
+    done = [read_result(path.parent) for path in results.rglob("result.json")]
+    assert 20 <= len(done) < 200
+    assert all(result.score is not None for result in done)
+    if stderr == "it is full":
+        os.close(read)
+
+
+def test_what_another_screening_has_unpacked_stays_and_what_a_killed_one_left_goes(salus, model, studies, tmp_path):
+    results = tmp_path / "results"
+    for name, age in ((".unpacked-old", 90_000), (".unpacked-now", 60)):
+        (results / name / "0").mkdir(parents=True)
+        then = time.time() - age
+        os.utime(results / name, (then, then))
+    assert salus("screen", studies, "--model", model, "--out", results)[0] == 0
+    assert [path.name for path in results.glob(".unpacked-*")] == [".unpacked-now"]
 
 
 def test_nan_in_training_stops_it_and_saves_the_batch(salus, disc_folder, tmp_path):

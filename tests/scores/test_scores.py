@@ -152,11 +152,27 @@ def test_z_scores_by_level_by_hand():
     away = torch.tensor([[[0.01, 0.03], [0.05, 0.15]], [[0.01, 0.03], [0.05, 0.15]]])[:, None]
     score.fit([(restored + away, restored)], lambda x: {})
     assert score.mean.shape == (32,)
-    # Dark tissue: mean .02, SD .01; bright tissue: mean .1, SD .05; a level that nobody has: all pixels' mean .06.
+    dark, bright = np.std([0.01, 0.03] * 2, ddof=1), np.std([0.05, 0.15] * 2, ddof=1)
+    # Means .02 of dark and .1 of bright tissue; of a level that nobody has, all pixels' mean .06.
     new = torch.tensor([[[[0.1, 0.8], [0.5, 0.8]]]])
     found = score(new + torch.tensor([[0.05, 0.05], [0.06, 0.2]]), new)[0, 0]
-    np.testing.assert_allclose(found, [[3, 0], [0, 2]], atol=1e-4)
+    np.testing.assert_allclose(found, [[0.03 / dark, 0], [0, 0.1 / bright]], atol=1e-4)
     assert score.spread[16] == pytest.approx(away.std())
+
+
+def test_z_scores_by_level_smooth_levels_not_pixels():
+    """A background of many pixels that restore well would make its neighbours look as if they did, too."""
+    score = build_score("zscore", of="residual", by="level", sigma=1.0)
+    score.sized(32)
+    restored = torch.full((2, 1, 32, 32), 0.01)
+    restored[..., :2] = 0.05
+    away = torch.rand(restored.shape, generator=torch.Generator().manual_seed(0)) * 0.001
+    away[..., :2] += 0.02
+    score.fit([(restored + away, restored)], lambda x: {})
+    seen, mean = np.zeros(32), np.zeros(32)
+    seen[:2], mean[:2] = 1, (0.0005, 0.0205)
+    expected = gaussian_filter(mean, 1)[:4] / gaussian_filter(seen, 1)[:4]
+    np.testing.assert_allclose(score.mean[:4], expected, rtol=0.02)
 
 
 def test_z_scores_by_hand():

@@ -4,8 +4,10 @@ Exit codes: 0 done; 2 the user's mistake, one clear message; 3 finished, but som
 """
 
 import os
+import select
 import signal
 import sys
+from contextlib import suppress
 from types import FrameType
 
 import typer
@@ -40,9 +42,12 @@ INTERRUPTED = "Interrupted. What is finished is kept; the same command goes on (
 
 def ended(number: int, frame: FrameType | None) -> None:
     """A word before SIGTERM does what it does without us."""
-    os.write(2, f"\n{INTERRUPTED}\n".encode())  # a print could be in the middle of another
     signal.signal(number, signal.SIG_DFL)
+    with suppress(OSError, ValueError):  # nobody may be there to read it
+        if select.select([], [2], [], 0)[1]:
+            os.write(2, f"\n{INTERRUPTED}\n".encode())  # a print could be in the middle of another
     os.kill(os.getpid(), number)
+    os._exit(128 + number)  # a container's first process does not die of it
 
 
 def main() -> None:

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from salus.core import Result
 
 
-FLATTERED = "scores are too low and p-values too high there"
+KNOWN = "are known to the model, by file or patient_id: if it learned from these people, scores are too low"
+UNTOLD = "This model does not tell whom it learned from: train it anew to have such people named."
 
 
 def screen(
@@ -67,7 +68,9 @@ def screen(
     lines += [f"passed over: {name}: {reason}" for name, reason in left_out]
     lines += [f"{count} with a score and no verdict: {reason}" for reason, count in undecided.items()]
     if known:
-        lines.append(f"{len(known)} are of people whom the model learned from, such as {known[0]}: {FLATTERED}")
+        lines.append(f"{len(known)} of {sum(counts.values())}, such as {known[0]}, {KNOWN}")
+    elif known is None:
+        lines.append(UNTOLD)
     totals = ", ".join(f"{counts[v]} {v}" for v in Verdict)
     say(answer, as_json, "\n".join([*lines, f"{out}: {totals}"]))
     raise typer.Exit(3 if failed else 0)

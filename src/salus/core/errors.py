@@ -57,11 +57,11 @@ class StorageError(SalusError):
     """A result that could not be written; nothing half-written stays behind."""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """' Did you mean 'latent'?' when one of `known` is near `name`, else the list of what is known."""
+def did_you_mean(name: str, known: Iterable[str], group: str = "") -> str:
+    """' Did you mean 'latent'?' when one of `known` is near `name`, else the list of what is known; all in `group`."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1)
-    return f" Did you mean '{near[0]}'?" if near else f" Known: {', '.join(known)}."
+    return f" Did you mean '{group}{near[0]}'?" if near else f" Known: {', '.join(group + one for one in known)}."
 
 
 def complaint(error: "ValidationError") -> str:

@@ -3,10 +3,13 @@
 import ctypes
 import math
 import os
+import shutil
+import time
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+DAY = 86_400  # seconds
 TRIM, MAP = -1, -3  # mallopt's numbers for the two thresholds
 
 
@@ -27,6 +30,14 @@ def memory() -> float:
     with suppress(ValueError, OSError):  # a container's limit; "max" is none
         there = min(there, float(Path("/sys/fs/cgroup/memory.max").read_text()))
     return there
+
+
+def sweep(folder: Path, pattern: str) -> None:
+    """Remove the folders in `folder` that processes killed in the middle left; a day is longer than one takes."""
+    for left in folder.glob(pattern):
+        with suppress(OSError):  # another process may sweep too
+            if time.time() - left.stat().st_mtime > DAY:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def in_words(count: float) -> str:

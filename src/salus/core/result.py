@@ -28,6 +28,8 @@ class Result:
         p_value: share of healthy calibration cases that score at least this much, conformal, in (0, 1].
         threshold: score above which a case is called abnormal; None when the model is not calibrated.
         remark: what is wrong with a study that was judged all the same; "" where nothing is.
+        known: whether the model learned from these files or, by a folder's patient ids, from this patient: the score is
+            then too low, and the p-value too high.
         underived: which DICOM objects could not be made of it, and why; "" where all could or none were asked for.
         slice_scores: one score a screened slice, in the order of the volume; empty for a picture.
         slices: how many the volume has, screened or not; 0 for a picture.
@@ -45,6 +47,7 @@ class Result:
     threshold: float | None = None
     reasons: tuple[str, ...] = ()
     remark: str = ""
+    known: bool = False
     underived: str = ""
     slice_scores: tuple[float, ...] = ()
     slices: int = 0

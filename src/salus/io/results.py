@@ -16,7 +16,7 @@ from salus.core.errors import LayoutError, SalusError
 from salus.io.files import write_whole
 from salus.io.studies import study_sha256
 
-COLUMNS = ("case_id", "verdict", "score", "p_value", "threshold", "reasons", "model", "seconds", "slices")
+COLUMNS = ("case_id", "verdict", "score", "p_value", "threshold", "reasons", "model", "seconds", "slices", "known")
 ABOUT = {"format", "model", "preparation", "studies"}  # in each run.json
 BEGUN = ".salus-begun"  # in a case's folder from when it is cleared until its result.json is written
 WRITTEN = {  # all that a case's folder may get
@@ -161,6 +161,7 @@ def write_table(path: Path, results: Iterable[Result]) -> None:
             r.model,
             f"{r.seconds:.3f}",
             f"{len(r.slice_scores)} of {r.slices}" if r.slices else None,
+            "yes" if r.known else None,
         )
         writer.writerow(["" if cell is None else cell for cell in cells])
     write_whole(path, text.getvalue().encode())

@@ -7,14 +7,12 @@ The key is the SHA-256 of the source files' hashes in order, the preparation and
 is ever found under a key it does not belong to. An entry is built in a folder of another name and renamed when whole.
 """
 
-import contextlib
 import errno
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +23,7 @@ from numpy.typing import NDArray
 
 from salus.core import Case, Image, Source
 from salus.core.errors import ConfigError, ImageError, StorageError
+from salus.core.machine import sweep
 from salus.preprocess.preparation import Preparation
 
 FORMAT = 2  # raise it whenever the same preparation gives other values
@@ -111,7 +110,7 @@ class PreparedCache:
         progress: Callable[[int, int], None] | None,
     ) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._sweep()
+        sweep(self.folder, ".building-*")
         building = Path(tempfile.mkdtemp(prefix=".building-", dir=self.folder))
         try:
             # Written as a stream: a full disk is an error here, and would be a crash under a memory map.
@@ -130,13 +129,6 @@ class PreparedCache:
                     os.rename(building, entry)
         finally:
             shutil.rmtree(building, ignore_errors=True)
-
-    def _sweep(self) -> None:
-        """Remove what processes killed in the middle left behind; a day is longer than any of them takes."""
-        for left in self.folder.glob(".building-*"):
-            with contextlib.suppress(OSError):  # another process may sweep too
-                if time.time() - left.stat().st_mtime > 86_400:
-                    shutil.rmtree(left, ignore_errors=True)
 
 
 def _write_rows(

@@ -28,7 +28,8 @@ class Difference(Score):
         name: without what is said here.
         sign: "both", or where findings are known to be bright (on FLAIR, say) or dark, these alone.
         equalised: whether the two pictures' contrast is equalised first (CLAHE), as equation 5's first factor is.
-        foreground: whether the map is 0 where the image is, as around a brain that was cut out.
+        foreground: whether the map is 0 where the image is, as around a brain that was cut out; what is black in the
+            image, such as a hole, is then never found.
         image: see `Score`.
     """
 

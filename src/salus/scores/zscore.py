@@ -84,14 +84,22 @@ class ZScore(Score):
         return gaussian(mean, self.sigma), gaussian(variance, self.sigma)
 
     def by_level(self, maps: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance, each (LEVELS,); where no healthy pixel is near, those of all pixels."""
-        values = maps.double().flatten()
-        sums = [torch.bincount(levels.flatten(), v, LEVELS) for v in (torch.ones_like(values), values, values.square())]
-        count, first, second = (gaussian(s.view(1, 1, 1, -1), self.sigma).flatten() for s in sums)
-        seen = count > 0
-        mean = torch.where(seen, first / count, values.mean())
-        variance = torch.where(seen, second / count - mean.square(), values.var())
-        return mean, variance.clamp(min=0)
+        """Mean and variance, each (LEVELS,); smoothed as levels, however many pixels each has.
+
+        Where no level with pixels is near, those of all pixels.
+        """
+        values, at = maps.double().flatten(), levels.flatten()
+        count = torch.bincount(at, minlength=LEVELS).double()
+        seen = count > 1
+        mean = torch.bincount(at, values, LEVELS) / count.clamp(min=1)
+        variance = torch.bincount(at, (values - mean[at]).square(), LEVELS) / (count - 1).clamp(min=1)
+        near, *sums = (
+            gaussian((s * seen).view(1, 1, 1, -1), self.sigma).flatten() for s in (seen.double(), mean, variance)
+        )
+        return (
+            torch.where(near > 0, sums[0] / near, values.mean()),
+            torch.where(near > 0, sums[1] / near, values.var()),
+        )
 
 
 def level(restored: Tensor) -> Tensor:

@@ -57,6 +57,10 @@ def resolved(detector: str, preset: str, settings: Mapping[str, Any], seed: int)
         if group not in grouped:
             raise ConfigError(f"There is no group of settings '{group}' ({path}).{did_you_mean(group, grouped)}")
         grouped[group][key] = settings[path]
+    for group, holder in (("recipe", Recipe), ("prepare", Preparation)):
+        there = {f.name for f in fields(holder)} - {f.name for f in fields(kind.Config)}
+        for key in own.keys() & there:
+            raise ConfigError(f"{detector} has no setting '{key}'. Did you mean '{group}.{key}'?")
     if "epochs" in grouped["recipe"] and grouped["recipe"].setdefault("steps", 0):
         raise ConfigError("recipe.epochs and recipe.steps both say how long to train. Set one of them.")
     if chosen.recipe.steps and grouped["recipe"].get("steps") == 0 and "epochs" not in grouped["recipe"]:
@@ -125,7 +129,7 @@ def checked(kind: type[T], group: str, values: Mapping[str, Any]) -> T:
     known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
     for key in values:
         if key not in known:
-            raise ConfigError(f"There is no setting '{group}.{key}'.{did_you_mean(key, known)}")
+            raise ConfigError(f"There is no setting '{group}.{key}'.{did_you_mean(key, known, f'{group}.')}")
     try:
         return kind(**values)
     except ValidationError as error:
