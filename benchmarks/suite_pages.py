@@ -30,8 +30,8 @@ def main() -> None:
         for row in rows:
             found = row["measures"]
             cells = cells_of(asked.out, data, row["method"], row["score"])  # none of a floor that no suite names
-            shown = [row["method"], told(found["auroc"]), by_finding(cells), told(found["pixel_ap"], short=True)]
-            shown.append(over(row["over_floor"]))
+            shown = [row["map"] or row["method"], told(found["auroc"]), by_finding(cells)]
+            shown += [told(found["pixel_ap"], short=True), over(row["over_floor"])]
             print(f"| {' | '.join([*shown, flagged([parts(cell) for cell in cells])])} |")
         for pair in summary["pairs"][data]:
             low, high = pair["ci95"]
