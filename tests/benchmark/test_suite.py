@@ -188,7 +188,7 @@ def test_every_look_at_test_labels_is_in_the_ledger_also_of_what_is_no_longer_as
         ({"methods": {"ae": {}, "e": {"of": []}}}, "methods.e.of is empty; an ensemble has two members or more"),
         (
             {"datasets": {"a": {"path": "a", "prepare": {"intensty": "depth"}}}},
-            "no setting 'datasets.a.prepare.intensty'. Did you mean 'intensity'",
+            "no setting 'datasets.a.prepare.intensty'. Did you mean 'datasets.a.prepare.intensity'",
         ),
         ({"datasets": {"a": {"path": "a", "prepare": {"lower": -1}}}}, "datasets.a.prepare.lower: .*got -1"),
         ({"datasets": {"a": {"path": "a", "prepare": {"size": 64}}}}, "size is a setting of each method"),
