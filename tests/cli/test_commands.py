@@ -578,7 +578,7 @@ def test_screening_knows_people_by_their_ids(salus, studies, disc_folder, tmp_pa
 
     data = tmp_path / "data"
     shutil.copytree(disc_folder / "train", data / "train")
-    names = [f"{path.relative_to(data)}" for path in sorted((data / "train" / "good").iterdir())]
+    names = [path.relative_to(data) for path in sorted((data / "train" / "good").iterdir())]
     rows = "".join(f"{name},p{index}\n" for index, name in enumerate(names))
     (data / "metadata.csv").write_text(f"file,patient_id\n{rows}")
     model = train("ae", data, tmp_path / "m", preset="tiny", epochs=1).folder
@@ -590,18 +590,26 @@ def test_screening_knows_people_by_their_ids(salus, studies, disc_folder, tmp_pa
     assert json.loads(out)["known"] == known != []
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGTERM])
-def test_screening_goes_on_after_a_kill(signal_number, model, tmp_path):
-    folder = tmp_path / "many"
+def screening_of_200(model: Path, folder: Path, results: Path) -> list[str]:
+    """A command in a process of its own, long enough to be stopped in the middle."""
     folder.mkdir()
     for index, picture in enumerate(discs(200, seed=4)):
         save(folder / f"{index:03}.png", np.round(picture[0] * 255).astype(np.uint8))
-    results = tmp_path / "results"
     command = [sys.executable, "-c", "from salus.cli import main; main()", "screen", str(folder)]
-    command += ["--model", str(model), "--out", str(results), "--json"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    return [*command, "--model", str(model), "--out", str(results), "--json"]
+
+
+def wait_for_20(process: subprocess.Popen, results: Path) -> None:
     while len(list(results.rglob("result.json"))) < 20 and process.poll() is None:
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGTERM])
+def test_screening_goes_on_after_a_kill(signal_number, model, tmp_path):
+    results = tmp_path / "results"
+    command = screening_of_200(model, tmp_path / "many", results)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    wait_for_20(process, results)
     process.send_signal(signal_number)
     _, said = process.communicate()
     assert process.returncode == -signal_number, "it was to be killed in the middle"
@@ -617,12 +625,7 @@ def test_screening_goes_on_after_a_kill(signal_number, model, tmp_path):
 
 @pytest.mark.parametrize("stderr", ["nobody reads it", "it is full"])
 def test_sigterm_ends_a_screening_whatever_became_of_its_stderr(stderr, model, tmp_path):
-    folder = tmp_path / "many"
-    folder.mkdir()
-    for index, picture in enumerate(discs(200, seed=4)):
-        save(folder / f"{index:03}.png", np.round(picture[0] * 255).astype(np.uint8))
     results = tmp_path / "results"
-    command = [sys.executable, "-c", "from salus.cli import main; main()", "screen", str(folder)]
     read, write = os.pipe()
     if stderr == "it is full":
         os.set_blocking(write, False)
@@ -630,13 +633,12 @@ def test_sigterm_ends_a_screening_whatever_became_of_its_stderr(stderr, model, t
             while True:
                 os.write(write, bytes(1 << 12))
         os.set_blocking(write, True)
-    command += ["--model", str(model), "--out", str(results)]
+    command = screening_of_200(model, tmp_path / "many", results)
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=write)
     os.close(write)
     if stderr == "nobody reads it":
         os.close(read)
-    while len(list(results.rglob("result.json"))) < 20 and process.poll() is None:
-        time.sleep(0.01)
+    wait_for_20(process, results)
     process.terminate()
     assert process.wait(timeout=10) == -signal.SIGTERM
     done = [read_result(path.parent) for path in results.rglob("result.json")]

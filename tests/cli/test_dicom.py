@@ -1,6 +1,7 @@
 """DICOM in, DICOM out: what a hospital does with a model."""
 
 import csv
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -358,7 +359,6 @@ def test_nothing_of_a_patient_whose_header_is_odd_is_told(model, tmp_path, salus
         "PatientBirthDate": "01.02.1950",
         "PatientSex": "woman",
         "PatientID": None,
-        "StudyDate": "yesterday",
     }
     for path in series(tmp_path / "s/p", volume, [0, 0, 2.5]):
         file = pydicom.dcmread(path)
@@ -367,6 +367,7 @@ def test_nothing_of_a_patient_whose_header_is_odd_is_told(model, tmp_path, salus
                 delattr(file, keyword)
             else:
                 file[keyword] = pydicom.DataElement(keyword, "LO", value)
+        file["StudyDate"] = pydicom.DataElement("StudyDate", "DA", "yesterday", validation_mode=pydicom.config.IGNORE)
         file.add_new((0x0009, 0x0010), "LO", "private to Mueller")
         file.save_as(path)
     code, out, err = salus("screen", tmp_path / "s", "--model", model, "--out", tmp_path / "r", "--dicom")
@@ -379,7 +380,9 @@ def test_nothing_of_a_patient_whose_header_is_odd_is_told(model, tmp_path, salus
             path.read_text(errors="replace") for path in (tmp_path / "r").rglob("*") if path.suffix in (".json", ".csv")
         )
     )
-    assert not any(word in told for word in ("Mueller", "01.02.1950", "woman", "yesterday"))
+    assert not any(word in told for word in ("Mueller", "woman", "yesterday"))
+    # The year by itself, or in a date however it is written; its digits may stand in a hash or a score.
+    assert not re.search(r"(?<![0-9a-f.])1950(?![0-9a-f])|01\.?02\.?1950|19500201", told)
 
 
 def test_loose_files_of_a_series_are_one_study_and_ima_files_are_read(model, tmp_path, salus):
