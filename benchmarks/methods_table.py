@@ -69,7 +69,8 @@ def scores_of(method: str) -> list[dict[str, object]]:
 
 
 def label_of(score: dict[str, object]) -> str:
-    return "-".join(str(value) for value in score.values()) or "own"
+    named = (key if value is True else str(value) for key, value in score.items() if value is not False)
+    return "-".join(named) or "own"
 
 
 def cell(data: Path, method: str, seed: int, out: Path, preset: str) -> None:

@@ -30,7 +30,7 @@ def main() -> None:
         for row in rows:
             found = row["measures"]
             cells = cells_of(asked.out, data, row["method"], row["score"])  # none of a floor that no suite names
-            shown = [row["map"] or row["method"], told(found["auroc"]), by_finding(cells)]
+            shown = [named(row), told(found["auroc"]), by_finding(cells)]
             shown += [told(found["pixel_ap"], short=True), over(row["over_floor"])]
             print(f"| {' | '.join([*shown, flagged([parts(cell) for cell in cells])])} |")
         for pair in summary["pairs"][data]:
@@ -39,6 +39,12 @@ def main() -> None:
             print(f"- {pair['first']} less {pair['second']}: {difference}")
         if asked.groups and (cells := cells_of(asked.out, data, asked.groups, "own")):
             show_groups(asked.groups, cells)
+
+
+def named(row: dict[str, Any]) -> str:
+    """The map, which begins with its detector, and in front of it the suite's name where that is another."""
+    shown = row["map"] or row["method"]
+    return shown if shown.startswith(row["method"]) else f"{row['method']}: {shown}"
 
 
 def show_groups(method: str, cells: list[dict[str, Any]]) -> None:

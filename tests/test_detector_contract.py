@@ -184,6 +184,12 @@ def test_a_network_that_cannot_be_is_refused_by_name(name, wrong):
             build(name, {**settings, "widths": (8, wrong, 8, 8)}, {})
 
 
+def test_a_size_that_no_image_is_prepared_to_is_refused_by_name(name):
+    settings = detector_class(name).PRESETS["tiny"].settings
+    with pytest.raises(ConfigError, match=f"^{name}: size: Input should be less than or equal to 4096"):
+        build(name, {**settings, "size": 10**9}, {})
+
+
 def test_a_size_that_it_cannot_take_is_refused_and_one_that_it_can_is_named(name):
     tiny(name)  # skips without its weights
     preset = detector_class(name).PRESETS["tiny"]

@@ -495,3 +495,19 @@ def test_a_resumed_training_measures_losses_by_its_very_first_one(tmp_path):
         run(tiny(), RECIPE, tmp_path / "p", on_epoch=stop)
     assert run(tiny(), RECIPE, tmp_path / "p").first == first
     assert first.keys() == {"autoencoder"}
+
+
+def test_a_bank_that_fits_once_but_not_while_it_is_saved_is_refused_before_an_image_is_read(
+    tmp_path, disc_folder, monkeypatch
+):
+    """Four times the bank are held for a moment: a machine that has room for one would be exhausted."""
+    monkeypatch.setattr("salus.detectors.features.memory", lambda: 40e6)
+    read: list[int] = []
+    settings = {"bank": 12000, "trunk": "alexnet"}
+    with pytest.raises(ConfigError, match=r"12000 patches of .* 4 times that while they are saved.* Lower bank\.$"):
+        train(
+            "patchcore", disc_folder, tmp_path / "model", preset="tiny", settings=settings,
+            on_image=lambda *at: read.append(1),
+        )  # fmt: skip
+    assert not read
+    assert not (tmp_path / "model").exists()

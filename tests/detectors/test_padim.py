@@ -8,6 +8,7 @@ from salus.core.errors import ConfigError, TrainingError, WeightsError
 from salus.detectors import Recipe, build, detector_class, features
 from salus.detectors.padim import PaDiM
 from salus.nets import weights
+from salus.training.plan import refuse_too_large
 from tests.conftest import discs, needs_weights
 
 SMALL = {"size": 32, "trunk": "alexnet", "enlarge": 64, "channels": 12}
@@ -104,16 +105,15 @@ def test_memory_is_as_the_page_says():
 @needs_weights("efficientnet_lite0")
 def test_more_than_the_machine_can_hold_is_refused_before_anything_is_built(monkeypatch):
     monkeypatch.setattr(features, "memory", lambda: 50e6)
-    recipe = Recipe(epochs=1, batch=2, learning_rate=1.0)
     said = r"784 places and 100 channels take 30 MiB, and 4 times .* saved, .* 48 MiB .* Lower channels"
     with pytest.raises(ConfigError, match=said):
-        build("padim", {}, {}).check(recipe, images=4, validation=1)  # what is trained already can be opened
+        refuse_too_large("padim", {}, {})  # what is trained already can be opened
     monkeypatch.setattr(features, "memory", lambda: 20e6)
     with pytest.raises(ConfigError, match=r"take 30 MiB, but this machine has 19 MiB"):
         build("padim", {}, {})
     monkeypatch.undo()
     with pytest.raises(ConfigError, match="needs two healthy training images or more"):
-        build("padim", {}, {}).check(recipe, images=1, validation=1)
+        build("padim", {}, {}).check(Recipe(epochs=1, batch=2, learning_rate=1.0), images=1, validation=1)
     with pytest.raises(ConfigError, match="Lower channels or enlarge"):
         build("padim", {"trunk": "vgg16", "enlarge": 4096, "channels": 768}, {})
 

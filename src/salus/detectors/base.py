@@ -26,6 +26,7 @@ OF_A_PART = ("optimiser", "learning_rate", "betas", "weight_decay")
 # No network here is wider, and what a slip of the finger asks for must not end in an exhausted machine.
 Channels = Annotated[int, Field(gt=0, le=2**14)]
 Entries = Annotated[int, Field(gt=0, le=2**16)]
+Side = Annotated[int, Field(le=4096)]  # pixels; what images can be prepared to
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -206,6 +207,10 @@ class Detector(nn.Module, ABC):
                 f"The batch norm of this method needs two images a step or more: recipe.batch is {recipe.batch}, and "
                 f"there are {images} training images."
             )
+
+    def too_large(self) -> str:
+        """Why a training would need more memory than there is beyond the tensors of the network; empty where not."""
+        return ""
 
     def normalises_single_values(self) -> bool:
         """Whether a batch norm that learns gets one value a channel of an image, so that one image has no spread."""

@@ -14,7 +14,18 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from salus.detectors.base import SMOOTHED, Channels, Detection, Preset, Recipe, Restorer, Update, fitting, mean_squared
+from salus.detectors.base import (
+    SMOOTHED,
+    Channels,
+    Detection,
+    Preset,
+    Recipe,
+    Restorer,
+    Side,
+    Update,
+    fitting,
+    mean_squared,
+)
 from salus.nets.unet import UNet
 from salus.scores.base import Score
 
@@ -25,7 +36,7 @@ WINDOW = 5  # side, pixels, of the published median filter and of the window of 
 class DAEConfig:
     """Settings of `DAE`. The original's but for `mask` and the filtered map."""
 
-    size: int = 128  # side of the square input, pixels; a multiple of 2^(levels - 1)
+    size: Side = 128  # side of the square input, pixels; a multiple of 2^(levels - 1)
     widths: tuple[Channels, ...] = Field((64, 128, 256, 512), min_length=2)  # channels of each level of the U-Net
     noise_std: float = Field(0.2, gt=0)  # of the noise on its coarse grid; about 2/3 of it is left when enlarged
     noise_grid: Annotated[int, Field(ge=2)] | Literal["auto"] = "auto"  # nodes along a side; auto: size / 8

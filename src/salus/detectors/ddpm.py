@@ -23,6 +23,7 @@ from salus.detectors.base import (
     Preset,
     Recipe,
     Restorer,
+    Side,
     Update,
     fitting,
     inner,
@@ -41,7 +42,7 @@ SEED = 2022  # of all noise in `restore` and in the validation loss
 class DDPMConfig:
     """Settings of `DDPM`. The defaults are those of RA's authors; AnoDDPM's are named beside them."""
 
-    size: int = 128  # side of the square input, pixels; AnoDDPM 256
+    size: Side = 128  # side of the square input, pixels; AnoDDPM 256
     widths: tuple[Channels, ...] = Field((128, 256, 256), min_length=1)  # a level; AnoDDPM 128 128 256 256 512 512
     attention: tuple[bool, ...] = (False, True, True)  # which levels attend; AnoDDPM the last three
     blocks: int = Field(1, ge=1)  # residual blocks a level, and one more on the way up; AnoDDPM 2

@@ -22,6 +22,7 @@ from salus.detectors.base import (
     Preset,
     Recipe,
     Restorer,
+    Side,
     Update,
     check_stages,
     first_stage,
@@ -38,7 +39,7 @@ from salus.scores.base import Score
 class FAnoGANConfig:
     """Settings of `FAnoGAN`."""
 
-    size: int = 64  # side of the square input, pixels
+    size: Side = 64  # side of the square input, pixels
     latent: Entries = 128  # entries of z
     widths: tuple[Channels, ...] = Field((64, 128, 256, 512, 512), min_length=2)  # full picture to smallest map
     stage: float = Field(0.9, gt=0, lt=1)  # share of the training for the GAN, the rest is the encoder's

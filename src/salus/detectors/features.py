@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from salus.core.errors import ConfigError
 from salus.core.machine import in_words, memory
-from salus.detectors.base import Detector, Recipe, Update, several_processes
+from salus.detectors.base import Detector, Recipe, Side, Update, several_processes
 from salus.nets.features import Features, TrunkName, shapes, widest
 from salus.scores.residual import gaussian
 
@@ -25,7 +25,7 @@ AT_ONCE = 2**24  # entries of a table of distances
 class FeatureConfig:
     """Settings of every method on frozen features."""
 
-    size: int = Field(64, ge=16)  # side of the square input, pixels
+    size: Side = Field(64, ge=16)  # side of the square input, pixels
     trunk: TrunkName = "efficientnet_lite0"  # the papers' WideResNet50-2 is in no package registry
     weights: Literal["pretrained", "random"] = "pretrained"  # random ones only to show what pretraining is worth
     enlarge: int = Field(224, ge=32)  # smaller images are enlarged to this side; the papers' input
@@ -86,6 +86,9 @@ class FeatureDetector(Detector):
     def collect(self, x: Tensor) -> dict[str, Tensor]:
         """Take in healthy images (B, 1, H, W); returns scalars to log."""
 
+    def too_large(self) -> str:
+        return self.config.too_large(COPIES)
+
     @property
     def an_image(self) -> int:
         """Bytes that the trunk's widest layer takes."""
@@ -100,8 +103,6 @@ class FeatureDetector(Detector):
 
     def check(self, recipe: Recipe, images: int, validation: int) -> None:
         super().check(recipe, images, validation)
-        if complaint := self.config.too_large(COPIES):
-            raise ConfigError(f"{complaint}.")
         c, together = self.config, min(recipe.batch, max(images, validation))
         if (needed := together * self.an_image) > memory():
             raise ConfigError(

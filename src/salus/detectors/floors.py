@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from salus.core.errors import ConfigError
-from salus.detectors.base import Detection, Detector, Preset, Recipe, Restorer, Update
+from salus.detectors.base import Detection, Detector, Preset, Recipe, Restorer, Side, Update
 from salus.detectors.features import deviated
 from salus.detectors.patchcore import PatchCore, PatchCoreConfig
 from salus.scores.base import Score
@@ -20,7 +20,7 @@ from salus.scores.base import Score
 class MeanIntensityConfig:
     """Settings of `MeanIntensity`."""
 
-    size: int = Field(64, ge=8)  # side of the square input, pixels
+    size: Side = Field(64, ge=8)  # side of the square input, pixels
 
 
 class MeanIntensity(Detector):
@@ -59,7 +59,7 @@ class MeanIntensity(Detector):
 class PCAConfig:
     """Settings of `PCA`."""
 
-    size: int = Field(64, ge=8)  # side of the square input, pixels
+    size: Side = Field(64, ge=8)  # side of the square input, pixels
     components: int = Field(40, ge=1)
 
 

@@ -24,6 +24,7 @@ from salus.detectors.base import (
     Preset,
     Recipe,
     Restorer,
+    Side,
     Update,
     fitting,
     inner,
@@ -39,7 +40,7 @@ from salus.scores.base import Score
 class GANomalyConfig:
     """Settings of `GANomaly`."""
 
-    size: int = 64  # side of the square input, pixels
+    size: Side = 64  # side of the square input, pixels
     layers: Literal["dcgan", "dense"] = "dcgan"  # the paper's; or MedIAnomaly's: `ae` without norm around the code
     latent: Entries = 100  # entries of z; MedIAnomaly 16
     widths: tuple[Channels, ...] = Field((64, 128, 256, 512), min_length=1)  # channels after each halving

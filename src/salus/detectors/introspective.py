@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from salus.detectors.base import Channels, Entries, Restorer, Update, Weight
+from salus.detectors.base import Channels, Entries, Restorer, Side, Update, Weight
 from salus.detectors.variational import bound, draw, kl, squared
 from salus.nets.introspective import Decoder, Encoder
 from salus.scores.base import Score
@@ -25,7 +25,7 @@ Code = tuple[Tensor, Tensor, list[Tensor]]  # mean (B, latent), log-variance (B,
 class IntrospectiveConfig:
     """Settings of every `Introspective`."""
 
-    size: int = 128  # side of the square input, pixels
+    size: Side = 128  # side of the square input, pixels
     latent: Entries = 128  # entries of z
     widths: tuple[Channels, ...] = Field((64, 128, 256, 512, 512), min_length=1)  # after each halving; log2(size) - 2
     alpha: float = Field(2.0, gt=0)  # eq. 2 and 4, Soft-IntroVAE's value

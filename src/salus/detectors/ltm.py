@@ -27,6 +27,7 @@ from salus.detectors.base import (
     Preset,
     Recipe,
     Restorer,
+    Side,
     Update,
     check_stages,
     first_stage,
@@ -43,7 +44,7 @@ SHRINK = 4  # pixels along a token's side: the image is halved twice
 class LTMConfig:
     """Settings of `LTM`."""
 
-    size: int = 64  # side of the square input, pixels; T 64, G 128
+    size: Side = 64  # side of the square input, pixels; T 64, G 128
     channels: Channels = 256  # of every convolution of the VQ-VAE but those around the code
     codes: int = Field(16, ge=2)  # K, vectors in the codebook
     entries: Entries = 64  # of a vector of the codebook

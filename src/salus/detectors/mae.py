@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from salus.detectors.base import SMOOTHED, Preset, Recipe, Restorer, Update, fitting, mean_squared
+from salus.detectors.base import SMOOTHED, Preset, Recipe, Restorer, Side, Update, fitting, mean_squared
 from salus.nets.vit import MaskedAutoencoder, patched, unpatched
 from salus.scores.base import Score
 
@@ -23,7 +23,7 @@ from salus.scores.base import Score
 class MAEConfig:
     """Settings of `MAE`. The defaults are the RA authors'; `test_masks` is ours."""
 
-    size: int = 128  # side of the square input, pixels; a multiple of `patch`
+    size: Side = 128  # side of the square input, pixels; a multiple of `patch`
     patch: int = Field(16, ge=1)  # side of a patch, pixels
     width: int = Field(512, ge=4, multiple_of=4)  # entries of the encoder's tokens
     depth: int = Field(12, ge=1)  # blocks of the encoder

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from salus.detectors.base import Detection, Detector, Preset, Recipe, Update, fitting, unlike
+from salus.detectors.base import Detection, Detector, Preset, Recipe, Side, Update, fitting, unlike
 from salus.nets.trunks import Frozen, build_trunk
 from salus.nets.weights import digest_of, find
 from salus.scores.residual import gaussian
@@ -33,7 +33,7 @@ STUDENTS = {
 class MKDConfig:
     """Settings of `MKD`."""
 
-    size: int = 128  # side of the square input, pixels; five pools halve it
+    size: Side = 128  # side of the square input, pixels; five pools halve it
     teacher: Literal["vgg16-tv", "random"] = "vgg16-tv"  # ImageNet's weights; random ones only to show what they cost
     student: Literal["small", "equal"] = "small"  # the release's; one as large as the teacher, the paper's comparison
     mse_weight: float = Field(0.01, ge=0)  # lambda of the loss as released; 0.5 for MVTec

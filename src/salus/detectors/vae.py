@@ -22,6 +22,7 @@ from salus.detectors.base import (
     Preset,
     Recipe,
     Restorer,
+    Side,
     Update,
     Weight,
     fitting,
@@ -45,7 +46,7 @@ class VAEConfig:
     loss = scale x (beta_rec x squared error, summed over pixels + beta_kl x KL in nats, summed over the code)
     """
 
-    size: int = 128  # side of the square input, pixels
+    size: Side = 128  # side of the square input, pixels
     network: Literal["zimmerer", "cai"] = "zimmerer"  # convolutions alone, on [0, 1]; or ae's network, on [-1, 1]
     latent: Entries | None = None  # entries of z; None is zimmerer's 256, cai's 16
     widths: tuple[Channels, ...] | Auto = "auto"  # channels after each halving; zimmerer 16 32 64 256 256, cai ae's

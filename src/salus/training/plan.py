@@ -111,6 +111,8 @@ def refuse_too_large(detector: str, settings: Mapping[str, Any], score: Mapping[
     """
     with torch.device("meta"):
         net = build(detector, settings, score)
+    if complaint := net.too_large():
+        raise ConfigError(f"{complaint}.")
     tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
     held = 1 if torch.cuda.is_available() else HELD  # gradients and moments may lie elsewhere
     bytes_of = {key: t.numel() * t.element_size() * (held if t.requires_grad else 1) for key, t in tensors.items()}
