@@ -248,7 +248,8 @@ def test_a_name_tells_everything_that_changes_the_numbers():
         for e in (False, True) for f in (False, True)
     ]  # fmt: skip
     assert len(set(signed)) == 24
-    assert build_score("zscore").name != build_score("zscore", by="level").name
+    standardised = [{}, {"by": "level"}, {"sigma": 0}, {"sigma": 5}, {"least": 1}, {"sigma": 5, "least": 1}]
+    assert len({build_score("zscore", **settings).name for settings in standardised}) == 6
 
 
 def test_half_precision_changes_a_map_little():

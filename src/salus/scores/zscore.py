@@ -48,7 +48,9 @@ class ZScore(Score):
         inner = build_score(**({"name": of} if isinstance(of, str) else of))
         if isinstance(inner, ZScore):
             raise ConfigError("score.of: a z-score of a z-score says nothing new.")
-        super().__init__(f"zscore-{inner.name}{'' if by == 'pixel' else '-by-level'}", image)
+        name = f"zscore-{inner.name}{'' if by == 'pixel' else '-by-level'}"
+        name += f"{'' if sigma == 1 else f'-sigma-{sigma:g}'}{'' if least == 0.1 else f'-least-{least:g}'}"
+        super().__init__(name, image)
         self.of, self.by, self.sigma, self.least = inner, by, sigma, least
 
     def sized(self, size: int) -> None:
