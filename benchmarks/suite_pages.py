@@ -44,7 +44,7 @@ def main() -> None:
 def named(row: dict[str, Any]) -> str:
     """The map, which begins with its detector, and in front of it the suite's name where that is another."""
     shown = row["map"] or row["method"]
-    return shown if shown.startswith(row["method"]) else f"{row['method']}: {shown}"
+    return shown if row["method"] in (shown, shown.split(" + ")[0]) else f"{row['method']}: {shown}"
 
 
 def show_groups(method: str, cells: list[dict[str, Any]]) -> None:
